@@ -16,7 +16,7 @@ from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.catalog.surveys import Holding
 from sagaz_tiering.config.units import format_duration
-from sagaz_tiering.daemon.state import DaemonState
+from sagaz_tiering.daemon.health import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
 from sagaz_tiering.operations.status import StoreTotals, history, take_stock
 from sagaz_tiering.operations.survey import planned

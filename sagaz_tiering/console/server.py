@@ -27,8 +27,8 @@ from sagaz_tiering.console.openapi import API, openapi
 from sagaz_tiering.console.render import STATIC, Pages
 from sagaz_tiering.console.routes import MOST_FILE, Action, BadQuestion, ConsoleView, NotThere, Parameter, path_names
 from sagaz_tiering.console.views import VIEWS
+from sagaz_tiering.daemon.health import DaemonState
 from sagaz_tiering.daemon.listening import listening
-from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot, SagazTieringError, TierUnavailable
 from sagaz_tiering.logs import Logger
 

@@ -13,8 +13,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -29,11 +29,10 @@ from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import minimum_durations
-from sagaz_tiering.daemon.health import FailedJobs, Problem, Readiness, ping_of_owner, pings_of_servers, serve
+from sagaz_tiering.daemon import health
 from sagaz_tiering.daemon.schedule import FullJitter, JobSchedule, first_delays, times_of
-from sagaz_tiering.daemon.state import DaemonState, ServeConsole, show
 from sagaz_tiering.daemon.systemd import ServiceManager
-from sagaz_tiering.daemon.totals import TotalsKeeper
+from sagaz_tiering.daemon.totals import LOOK_EVERY_S, TotalsKeeper
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import BucketUnusable, MissingDependencyError, PolicyError, SagazTieringError, TierUnavailable
 from sagaz_tiering.jobs import JobReport, load_jobs, run_job
@@ -53,7 +52,9 @@ _CANCELS, _CANCEL_S = 4, 1.0
 """So often a task is cancelled, and waited for each time in seconds."""
 
 
-async def run(config_path: Path, environ: Mapping[str, str] | None = None, console: ServeConsole | None = None) -> int:
+async def run(
+    config_path: Path, environ: Mapping[str, str] | None = None, console: health.ServeConsole | None = None
+) -> int:
     """Run the daemon by the configuration file and `environ` (by default the process's) until SIGTERM or SIGINT.
 
     `console` serves the console, where the configuration enables it.
@@ -74,14 +75,18 @@ async def run(config_path: Path, environ: Mapping[str, str] | None = None, conso
 
 class _Daemon:
     def __init__(
-        self, config_path: Path, environ: Mapping[str, str] | None, config: TieringConfig, console: ServeConsole | None
+        self,
+        config_path: Path,
+        environ: Mapping[str, str] | None,
+        config: TieringConfig,
+        console: health.ServeConsole | None,
     ) -> None:
         self._path, self._environ, self._console = config_path, environ, console
         self._started_with = config
         self._config = config
         self._schedule = JobSchedule(self._run_job)
-        self._health = Readiness(time.monotonic, self._overdue)
-        self._failed = FailedJobs(self._health)
+        self._health = health.Readiness(time.monotonic, self._overdue)
+        self._failed = health.FailedJobs(self._health)
         self._supervisor = ServiceManager.from_environment(os.environ)
         self._last_resort: threading.Timer | None = None
         self._runtime: Runtime | None = None
@@ -93,12 +98,12 @@ class _Daemon:
     async def run(self) -> int:
         load_jobs()
         try:
-            with self._signals():
-                async with AsyncExitStack() as stack:
-                    await stack.enter_async_context(_background(self._supervisor.keep_alive()))
-                    await self._listen(stack)
-                    if await self._open(stack):
-                        await self._live()
+            async with AsyncExitStack() as stack:
+                self._follow_signals(stack)
+                stack.push_async_callback(_end, asyncio.create_task(self._supervisor.keep_alive()))
+                await self._listen(stack)
+                if (runtime := await self._open(stack)) is not None:
+                    await self._live(runtime)
         except SagazTieringError as exc:
             _log.error("daemon.failed", error=str(exc), hint=exc.hint, kind=type(exc).__name__)
             self._supervisor.status(f"failed: {exc}")
@@ -111,13 +116,13 @@ class _Daemon:
 
     async def _listen(self, stack: AsyncExitStack) -> None:
         settings = self._config.daemon
-        host, port = await stack.enter_async_context(serve(settings.host, settings.port, self._health))
+        host, port = await stack.enter_async_context(health.serve(settings.host, settings.port, self._health))
         _log.info("daemon.started", pid=os.getpid(), config=str(self._path), host=host, port=port)
-        state = DaemonState(lambda: self._runtime, lambda: self._config, self._health, self._schedule)
-        await show(self._console, state, stack)
+        state = health.DaemonState(lambda: self._runtime, lambda: self._config, self._health, self._schedule)
+        await health.show(self._console, state, stack)
 
-    async def _open(self, stack: AsyncExitStack) -> bool:
-        """Open the runtime (embedded servers may take seconds); False if told to stop meanwhile."""
+    async def _open(self, stack: AsyncExitStack) -> Runtime | None:
+        """Open the runtime (embedded servers may take seconds); None if told to stop meanwhile."""
         self._opening = asyncio.current_task()
         backoff = FullJitter(first=CHECK_FIRST, cap=CHECK_CAP)
         try:
@@ -130,25 +135,24 @@ class _Daemon:
             if not self._stop.is_set() or self._opening is None:
                 raise
             self._opening.uncancel()
-            return False
+            return None
         finally:
             self._opening = None
-        return True
+        return self._runtime
 
-    async def _live(self) -> None:
-        runtime = self._opened()
+    async def _live(self, runtime: Runtime) -> None:
         if isinstance(runtime.clock, ServerClock):
             self._health.clock = runtime.clock
         yield_to_others(self._config.jobs.nice)  # servers that this process started go first, too
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         work = {
-            "pings": self._health.watch({**pings_of_servers(runtime), "owner": ping_of_owner(runtime)}),
+            "pings": self._health.watch(health.pings(runtime)),
             "check": self._become_ready(runtime),
             "reload": self._reload_on_request(runtime),
             "hot tier": self._every(_LOOK_EVERY_S, partial(self._look_at_hot_tier, runtime)),
             "hot saves": self._every(_NOTE_EVERY_S, runtime.storage().note_hot_saves),
             "keys": self._every(_LOOK_AT_KEYS_S, partial(self._look_at_keys, runtime)),
-            "totals": self._look_at_totals(runtime),
+            "totals": self._every(LOOK_EVERY_S, TotalsKeeper(runtime.job_context()).look),
         }
         tasks = [asyncio.create_task(each, name=name) for name, each in work.items()]
         waiting: set[asyncio.Task[Any]] = {stop, *tasks}
@@ -159,7 +163,7 @@ class _Daemon:
                     task.result()  # what ends one of them badly ends the daemon
         finally:
             self._health.stopping()
-            self._opened().job_context().stopping.set()
+            runtime.job_context().stopping.set()
             await self._schedule.stop(self._config.daemon.shutdown_grace)
             await _end(stop, *tasks)
 
@@ -177,7 +181,7 @@ class _Daemon:
                 raise
             except Exception as exc:  # noqa: BLE001 - a wrong server can break a driver in any way; it may be replaced
                 await self._wait_to_check_again(exc, backoff)
-        for server in pings_of_servers(runtime):
+        for server in health.pings(runtime):
             self._health.pinged(server, None)
         self._health.check_passed()
         times = times_of(self._config.schedule)
@@ -222,14 +226,11 @@ class _Daemon:
         self._health.note("encryption", [each.warning() for each in locked])
         metrics.DATA_KEYS_LOCKED.set(sum(each.data_keys for each in locked))
 
-    async def _look_at_totals(self, runtime: Runtime) -> None:
-        await self._ready.wait()
-        await TotalsKeeper(runtime.job_context()).keep()
-
     # -- work ----------------------------------------------------------------------------------------------
 
     async def _run_job(self, name: str) -> JobReport:
-        context = self._opened().job_context()
+        assert self._runtime is not None  # jobs start after `_open`
+        context = self._runtime.job_context()
         try:
             report = await run_job(name, context)
         except SagazTieringError as exc:
@@ -239,16 +240,12 @@ class _Daemon:
             self._failed.over(name)
         return report
 
-    def _opened(self) -> Runtime:
-        assert self._runtime is not None  # jobs start after `_open`
-        return self._runtime
-
-    def _overdue(self) -> list[Problem]:
-        late = self._schedule.overdue()
-        return [
-            Problem(server="schedule", error=f"the job {name} should have begun {format_duration(by)} ago")
-            for name, by in ((name, timedelta(seconds=int(by.total_seconds()))) for name, by in late.items())
-        ]
+    def _overdue(self) -> list[health.Problem]:
+        found = []
+        for name, by in self._schedule.overdue().items():
+            ago = format_duration(timedelta(seconds=int(by.total_seconds())))
+            found.append(health.Problem(server="schedule", error=f"the job {name} should have begun {ago} ago"))
+        return found
 
     def _status(self) -> str:
         times = times_of(self._config.schedule)
@@ -303,17 +300,13 @@ class _Daemon:
 
     # -- end -----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _follow_signals(self, stack: AsyncExitStack) -> None:
         loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._hup.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hup.set)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            stack.callback(loop.remove_signal_handler, number)
 
     def _on_stop(self, number: signal.Signals) -> None:
         if self._stop.is_set():
@@ -365,34 +358,22 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
             task.exception()
 
 
-@asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `work` beside the block and cancel it at the end."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        await _end(task)
-
-
 _NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port", "console", "jobs.nice")
 """What is set at start: servers, sockets, and how much the process yields to others, which cannot be taken back."""
 
 
-def changes(old: TieringConfig, new: TieringConfig) -> list[str]:
+def changes(old: BaseModel, new: BaseModel, prefix: str = "") -> list[str]:
     """Names of the settings that differ, such as `tiers.hot.url`; never their values. Policies count as one."""
-    return list(_differing(old, new, ""))
+    found: list[str] = []
+    for field in type(old).model_fields:
+        before, after = getattr(old, field), getattr(new, field)
+        if isinstance(before, BaseModel) and isinstance(after, BaseModel):
+            found += changes(before, after, f"{prefix}{field}.")
+        elif before != after:
+            found.append(f"{prefix}{field}")
+    return found
 
 
 def needing_restart(names: list[str]) -> list[str]:
     """Those of `names` that a reload does not put in force."""
     return [name for name in names if any(name == part or name.startswith(part + ".") for part in _NEEDS_RESTART)]
-
-
-def _differing(old: BaseModel, new: BaseModel, prefix: str) -> Iterator[str]:
-    for field in type(old).model_fields:
-        before, after = getattr(old, field), getattr(new, field)
-        if isinstance(before, BaseModel) and isinstance(after, BaseModel):
-            yield from _differing(before, after, f"{prefix}{field}.")
-        elif before != after:
-            yield f"{prefix}{field}"

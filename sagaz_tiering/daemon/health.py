@@ -5,8 +5,9 @@ that failed; `/livez`, `/readyz` and `/metrics` over HTTP, for Kubernetes, load 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from random import uniform
@@ -18,9 +19,13 @@ from sagaz_tiering import metrics
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.catalog.migrations import check_schema
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.sections import ConsoleSettings
 from sagaz_tiering.daemon.listening import listening
+from sagaz_tiering.daemon.schedule import JobSchedule, first_delays, times_of
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import ForeignCatalog, SagazTieringError
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.jobs.ownership import Beat
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.terminal import show_time
@@ -175,8 +180,12 @@ def _noted_as(job: str) -> str:
     return f"job {job}"
 
 
-def pings_of_servers(runtime: Runtime) -> dict[str, Ping]:
-    """By server; each raises unless it answers, and Redis and PostgreSQL unless they take writes."""
+def pings(runtime: Runtime) -> dict[str, Ping]:
+    """By server; each raises unless it answers, and Redis and PostgreSQL unless they take writes.
+
+    `owner`: the bucket is still ours, and copies of our catalog learn that they are not its owner.
+    """
+    beat = Beat(runtime.job_context())
 
     async def redis() -> None:
         await runtime.hot.connection.ping()
@@ -185,13 +194,6 @@ def pings_of_servers(runtime: Runtime) -> dict[str, Ping]:
     async def postgresql() -> None:
         await check_schema(runtime.catalog.db)  # a rolling deploy may have migrated it under us
         await runtime.catalog.db.check_writable()
-
-    return {"redis": redis, "postgresql": postgresql, "object_store": runtime.objects.check}
-
-
-def ping_of_owner(runtime: Runtime) -> Ping:
-    """The bucket is still ours, and copies of our catalog learn that they are not its owner."""
-    beat = Beat(runtime.job_context())
 
     async def owner() -> None:
         try:
@@ -204,15 +206,12 @@ def ping_of_owner(runtime: Runtime) -> Ping:
             return
         await runtime.storage().publish_journal()
 
-    return owner
+    return {"redis": redis, "postgresql": postgresql, "object_store": runtime.objects.check, "owner": owner}
 
 
 def serve(host: str, port: int, health: Readiness) -> AbstractAsyncContextManager[tuple[str, int]]:
     """Answer while the block runs; gives the address listened on. Raises ConfigError if it cannot be had."""
-    return listening(host, port, _application(health), section="daemon")
 
-
-def _application(health: Readiness) -> web.Application:
     async def livez(_: web.Request) -> web.Response:
         # Being answered at all is the answer: the event loop turns.
         return web.json_response({"alive": True})
@@ -232,4 +231,40 @@ def _application(health: Readiness) -> web.Application:
 
     application = web.Application()
     application.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", show_metrics)])
-    return application
+    return listening(host, port, application, section="daemon")
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonState:
+    """`runtime` gives None until the servers could be opened; `config` what is in force now."""
+
+    runtime: Callable[[], Runtime | None]
+    config: Callable[[], TieringConfig]
+    health: Readiness
+    schedule: JobSchedule
+
+
+ServeConsole = Callable[[ConsoleSettings, DaemonState], AbstractAsyncContextManager[tuple[str, int]]]
+"""Serves the console while the block runs; gives the address listened on."""
+
+
+@asynccontextmanager
+async def without_daemon(runtime: Runtime) -> AsyncIterator[DaemonState]:
+    """Run the jobs by their schedule while the block runs, where no daemon does. Nobody pings the servers."""
+    health, times = Readiness(time.monotonic), times_of(runtime.settings.schedule)
+    health.check_passed()
+    schedule = JobSchedule(lambda name: run_job(name, runtime.job_context()))
+    last_runs = await runtime.catalog.history.last_runs()
+    schedule.start(times, first_delays(times, last_runs, runtime.clock.now()), runtime.clock)
+    try:
+        yield DaemonState(lambda: runtime, lambda: runtime.settings, health, schedule)
+    finally:
+        await schedule.stop(timedelta(seconds=5))
+
+
+async def show(console: ServeConsole | None, state: DaemonState, stack: AsyncExitStack) -> None:
+    """Serve the console until `stack` ends, if the configuration enables it."""
+    settings = state.config().console
+    if console is not None and settings.enabled:
+        host, port = await stack.enter_async_context(console(settings, state))
+        _log.info("console.started", url=f"http://{f'[{host}]' if ':' in host else host}:{port}/")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from datetime import datetime
 
@@ -26,14 +25,12 @@ class TotalsKeeper:
         self._noted: datetime | None = None
         self._many_values: dict[str, int] = {}
 
-    async def keep(self) -> None:
-        """For ever. A server that is away is told by its pings; what it said last stays."""
-        while True:
-            try:
-                await self.once()
-            except SagazTieringError as exc:
-                _log.info("totals.not_looked_at", error=str(exc))
-            await asyncio.sleep(LOOK_EVERY_S)
+    async def look(self) -> None:
+        """One look. A server that is away is told by its pings; what it said last stays."""
+        try:
+            await self.once()
+        except SagazTieringError as exc:
+            _log.info("totals.not_looked_at", error=str(exc))
 
     async def once(self) -> None:
         """One look. Raises CatalogUnavailable."""

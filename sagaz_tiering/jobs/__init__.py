@@ -51,7 +51,7 @@ class SharedJobModule(JobModule, Protocol):
         """What one of them does, beside the process that runs it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """As many processes as `slots` may run it at once. Workers, which do a share of a run, have leases of their
     own, as many as the runs may have workers: none takes the slot of a daemon. What is not `scheduled` runs when
@@ -70,34 +70,18 @@ class Job:
 
 JOBS: Mapping[str, Job] = MappingProxyType(
     {
-        "age": Job(
-            summary="move due snapshots from Redis and PostgreSQL into packs on the object store",
-            module="age.job",
-            slots=8,
-        ),
-        "reconcile": Job(
-            summary="put right a Redis that lost its past, so that it is believed again", module="reconcile"
-        ),
-        "transition": Job(
-            summary="move packs to the colder storage class that their policy asks for", module="transition"
-        ),
-        "restore": Job(
-            summary="make the packs of restore requests readable and bring their snapshots back", module="restore"
-        ),
-        "expire": Job(
-            summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs", module="expire.job"
-        ),
-        "compact": Job(
-            summary="write packs anew that hold dead bytes, are too small, or hold an erased saga", module="compact.job"
-        ),
-        "scrub": Job(summary="compare the catalog with the bucket and look into packs", module="scrub"),
-        "collect": Job(summary="remove objects under the prefix that no pack row names", module="collect"),
+        "age": Job("move due snapshots from Redis and PostgreSQL into packs on the object store", "age.job", slots=8),
+        "reconcile": Job("put right a Redis that lost its past, so that it is believed again", "reconcile"),
+        "transition": Job("move packs to the colder storage class that their policy asks for", "transition"),
+        "restore": Job("make the packs of restore requests readable and bring their snapshots back", "restore"),
+        "expire": Job("remove what is past its retention: Redis, PostgreSQL, catalog, dead packs", "expire.job"),
+        "compact": Job("write packs anew that hold dead bytes, are too small, or hold an erased saga", "compact.job"),
+        "scrub": Job("compare the catalog with the bucket and look into packs", "scrub"),
+        "collect": Job("remove objects under the prefix that no pack row names", "collect"),
         "reindex": Job(
-            summary="give what is stored already the attributes that were configured since",
-            module="reindex",
-            scheduled=False,
+            "give what is stored already the attributes that were configured since", "reindex", scheduled=False
         ),
-        "train": Job(summary="train compression dictionaries for saga names where they pay", module="train"),
+        "train": Job("train compression dictionaries for saga names where they pay", "train"),
     }
 )
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
@@ -24,18 +22,18 @@ from sagaz_tiering.objects.base import ObjectInfo, in_pages
 
 _log = Logger(__name__)
 _PAGE = 500
+_LEFT_ALONE = {
+    "foreign": "not named like an object of ours",
+    "unknown": "this catalog never knew it: is it an old dump? `sagaz-tiering catalog adopt` reads it in",
+}
 _OURS = re.compile(
     r"(?:packs/\d{4}/\d{2}/(?:never|\d{4}-\d{2})/(?P<pack>[0-9a-f-]{36})\.pack|"
     r"footers/(?P<footer>[0-9a-f-]{36})\.(?:footer|attributes))"
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectVerdict:
-    """What to do about an object: `keep`, `watch`, `remove`, `unknown` or `foreign`."""
-
-    info: ObjectInfo
-    action: str
+_Verdict = tuple[str, ObjectInfo]
+"""What to do about an object: `keep`, `watch`, `remove`, `unknown` or `foreign`."""
 
 
 def pack_of(key: str) -> UUID | None:
@@ -49,24 +47,6 @@ def pack_of(key: str) -> UUID | None:
         return None
 
 
-def judge(
-    info: ObjectInfo, *, known: bool, alive: bool, first_seen: datetime | None, now: datetime, oldest: datetime
-) -> str:
-    """The action of a verdict, pure. `oldest`: younger objects may still belong to an upload.
-
-    Every upload has a row before it begins, and rows stay: an object of ours without any is newer than this
-    catalog, which must have been restored from an old dump.
-    """
-    if pack_of(info.key) is None:
-        return "foreign"
-    if not known:
-        return "unknown"
-    if alive:
-        return "keep"
-    seen_before = first_seen is not None and first_seen < now
-    return "remove" if seen_before and info.modified_at <= oldest else "watch"
-
-
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count uploads to give up, and objects to watch or remove."""
     sure = await with_sure_clock(context, tally)
@@ -74,9 +54,9 @@ async def preview(context: JobContext, tally: Tally) -> None:
         return
     given_up = {pack.pack_uuid async for pack in _dead_uploads(sure)}
     tally.add("uploads_abandoned", len(given_up))
-    async for verdict in _planned(sure, given_up):
-        tally.add({"watch": "strays_seen", "remove": "strays_removed"}.get(verdict.action, verdict.action))
-        tally.note(f"{verdict.action}: {verdict.info.key} ({verdict.info.size} bytes)")
+    async for action, info in _planned(sure, given_up):
+        tally.add({"watch": "strays_seen", "remove": "strays_removed"}.get(action, action))
+        tally.note(f"{action}: {info.key} ({info.size} bytes)")
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -90,29 +70,23 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             tally.add("uploads_abandoned")
             _log.warning("upload.abandoned", pack_id=pack.pack_id, object_key=pack.object_key)
     ripe: list[str] = []
-    async for verdict in _planned(context):
+    async for action, info in _planned(context):
         if context.stopping.is_set():
             return
-        if verdict.action in ("foreign", "unknown"):
-            await _leave_alone(context, verdict, tally)
-        elif verdict.action == "watch":
-            await context.catalog.packs.see_stray(verdict.info.key, verdict.info.size, context.now)
+        if action in _LEFT_ALONE:
+            tally.add(action, note=f"{action} object, left alone: {info.key}: {_LEFT_ALONE[action]}")
+            reason = f"{action}: {_LEFT_ALONE[action]}"
+            await context.catalog.quarantine.record("object", info.key, reason, context.now, budget=1)
+        elif action == "watch":
+            await context.catalog.packs.see_stray(info.key, info.size, context.now)
             tally.add("strays_seen")
         else:
-            ripe.append(verdict.info.key)
+            ripe.append(info.key)
     await _remove(context, ripe, tally)
     await context.catalog.packs.abandoned_gone(context.now - context.settings.jobs.collect_min_age, lease, context.now)
     kept = max(context.settings.jobs.tombstones, 2 * context.settings.jobs.upload_deadline)
     await context.catalog.locations.prune_tombstones(context.now - kept)
     await context.catalog.find.drop_unused_names(context.now)
-
-
-async def _leave_alone(context: JobContext, verdict: ObjectVerdict, tally: Tally) -> None:
-    key, why = verdict.info.key, "not named like an object of ours"
-    if verdict.action == "unknown":
-        why = "this catalog never knew it: is it an old dump? `sagaz-tiering catalog adopt` reads it in"
-    tally.add(verdict.action, note=f"{verdict.action} object, left alone: {key}: {why}")
-    await context.catalog.quarantine.record("object", key, f"{verdict.action}: {why}", context.now, budget=1)
 
 
 async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
@@ -135,7 +109,7 @@ def _dead_uploads(context: JobContext) -> AsyncIterator[Pack]:
     return each_pack(lambda last: context.catalog.packs.unfinished(deadline, last, _PAGE))
 
 
-async def _planned(context: JobContext, given_up: Collection[UUID] = ()) -> AsyncIterator[ObjectVerdict]:
+async def _planned(context: JobContext, given_up: Collection[UUID] = ()) -> AsyncIterator[_Verdict]:
     """What a run does about objects: those that stay are left out, also where it may remove no more of them.
 
     Of what is `given_up` in a run nothing is alive any more.
@@ -143,22 +117,32 @@ async def _planned(context: JobContext, given_up: Collection[UUID] = ()) -> Asyn
     room = context.settings.jobs.collect_max_deletes
     for prefix in ("packs/", "footers/"):
         async for page in in_pages(context.objects.list(prefix), _PAGE):
-            for verdict in await _judge_page(context, page, given_up):
-                room -= verdict.action == "remove"
-                if verdict.action != "keep" and (verdict.action != "remove" or room >= 0):
-                    yield verdict
+            for action, info in await _judged(context, page, given_up):
+                room -= action == "remove"
+                if action != "keep" and (action != "remove" or room >= 0):
+                    yield action, info
 
 
-async def _judge_page(context: JobContext, page: list[ObjectInfo], given_up: Collection[UUID]) -> list[ObjectVerdict]:
-    now, oldest = context.now, context.now - context.settings.jobs.collect_min_age
+async def _judged(context: JobContext, page: list[ObjectInfo], given_up: Collection[UUID]) -> list[_Verdict]:
+    """Every upload has a row before it begins, and rows stay: an object of ours without any is newer than this catalog,
+    which must have been restored from an old dump."""
+    packs, oldest = context.catalog.packs, context.now - context.settings.jobs.collect_min_age
     named = {info.key: pack_uuid for info in page if (pack_uuid := pack_of(info.key)) is not None}
-    alive = await context.catalog.packs.live_keys(list(named.values())) - set(given_up)
-    known = await context.catalog.packs.known(list(named.values()))
+    alive = await packs.live_keys(list(named.values())) - set(given_up)
+    known = await packs.known(list(named.values()))
     verdicts = []
     for info in page:
         pack_uuid = named.get(info.key)
-        lives = pack_uuid in alive
-        first_seen = None if lives or info.key not in named else await context.catalog.packs.stray_since(info.key)
-        action = judge(info, known=pack_uuid in known, alive=lives, first_seen=first_seen, now=now, oldest=oldest)
-        verdicts.append(ObjectVerdict(info=info, action=action))
+        if pack_uuid is None:
+            action = "foreign"
+        elif pack_uuid not in known:
+            action = "unknown"
+        elif pack_uuid in alive:
+            action = "keep"
+        else:
+            first_seen = await packs.stray_since(info.key)
+            # Younger objects may still belong to an upload.
+            is_ripe = first_seen is not None and first_seen < context.now and info.modified_at <= oldest
+            action = "remove" if is_ripe else "watch"
+        verdicts.append((action, info))
     return verdicts

@@ -12,12 +12,18 @@ from datetime import datetime
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 from uuid import UUID
 
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.reindexing import PackWork
 from sagaz_tiering.catalog.restores import RestorePack
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.costs import Cost, restore_cost
+from sagaz_tiering.costs.economics import THAW_DAYS
+from sagaz_tiering.errors import BudgetSpent
+from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.packs.format import finished
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import document
 from sagaz_tiering.tiers import Tiers
 
@@ -103,6 +109,37 @@ class JobContext(Tiers):
         target, upload_bytes = share_of(self.settings.tiers.cold.pack.target, self.upload_bytes, processes)
         share = replace(self.in_force, settings=self.settings.with_settings({"tiers.cold.pack.target": target}))
         return replace(self, in_force=share, upload_bytes=upload_bytes)
+
+    async def spend(self, kind: str, cost: Cost, *, must: bool = False) -> None:
+        """Count `cost` before it is spent; raises BudgetSpent, with nothing counted, where today's budget has no room.
+
+        `must`: what cannot wait (an erasure, bytes that are thawed and billed already) is counted and never refused.
+        """
+        budget, today, spending = self.settings.budget, self.now.date(), self.catalog.spending
+        most, most_usd = (None, None) if must else (budget.requests_per_day, budget.usd_per_day)
+        if not await spending.spend(today, kind, cost.requests, cost.usd, most_requests=most, most_usd=most_usd):
+            spent = await spending.on(today)
+            limits = [] if most is None else [f"{most:,} requests"]
+            limits += [] if most_usd is None else [f"${most_usd:,.2f}"]
+            raise BudgetSpent(
+                f"today's budget is used up: {sum(s.requests for s in spent):,} requests and "
+                f"${sum(s.usd for s in spent):.4f} spent, {' and '.join(limits)} allowed; the next step costs "
+                f"{cost.requests:,} requests and ${cost.usd:.2g}"
+            )
+        metrics.spend(kind, cost.requests, cost.usd)
+
+    async def spend_reads(
+        self, kind: str, storage_class: StorageClass, *, requests: int = 1, size: int = 0, must: bool = False
+    ) -> None:
+        """The same of so many requests that read `size` bytes together."""
+        usd = self.prices.get_usd(storage_class, requests, total_bytes=size)
+        await self.spend(kind, Cost(requests=requests, usd=usd), must=must)
+
+    async def thaw_pack(self, kind: str, pack: Pack, *, must: bool = False) -> RestoreState:
+        """Ask for a readable copy of an archived pack (Bulk costs least), which a later run finds."""
+        cost = restore_cost(self.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
+        await self.spend(kind, cost, must=must)
+        return await self.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
 
     @property
     def now(self) -> datetime:
@@ -213,8 +250,7 @@ class Tally:
 
     def failed(self, what: str, why: object) -> None:
         """One of many could not be done; the rest goes on."""
-        self.add("failed")
-        self.note(f"{what}: {why}")
+        self.add("failed", note=f"{what}: {why}")
 
     def note(self, text: str) -> None:
         """Something a person should know; only the first hundred are kept."""

@@ -25,7 +25,6 @@ from sagaz_tiering.costs import upload_cost
 from sagaz_tiering.dictionaries.bucket import BucketDictionaries, dictionary_key, digest_in
 from sagaz_tiering.errors import CorruptData, HotTierUnavailable, ObjectNotFound
 from sagaz_tiering.hot.dictionaries import HotDictionaries
-from sagaz_tiering.jobs.budget import spend, spend_reads
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo
@@ -50,7 +49,7 @@ class Trained:
 async def publish(context: JobContext, lease: Lease, trained: Trained) -> bool:
     """Make it the current one of its name; False if that got another one meanwhile. Raises LeaseLost."""
     dictionary = trained.dictionary
-    await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD))
+    await context.spend("train", upload_cost(context.prices, StorageClass.STANDARD))
     await BucketDictionaries(context.objects).put(dictionary)
     if not await context.catalog.dictionaries.publish(
         dictionary,
@@ -79,12 +78,12 @@ async def keep(context: JobContext, dictionaries: Iterable[Dictionary]) -> int:
     if not wanted:
         return 0
     bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
-    await spend_reads(context, "train", StorageClass.STANDARD, requests=len(wanted), must=True)
+    await context.spend_reads("train", StorageClass.STANDARD, requests=len(wanted), must=True)
     known = await catalog.digests()
     for dictionary in wanted:
         in_bucket = await bucket.has(dictionary)
         if not in_bucket:
-            await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD), must=True)
+            await context.spend("train", upload_cost(context.prices, StorageClass.STANDARD), must=True)
             await bucket.replace(dictionary)
         if not in_bucket or dictionary.digest not in known:
             await catalog.enter(dictionary, context.now)
@@ -111,7 +110,7 @@ async def put_back_lost(context: JobContext, tally: Tally, *, dry_run: bool = Fa
         found = await _in_catalog(context, digest)
         if found is not None:
             if not dry_run:
-                await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD))
+                await context.spend("train", upload_cost(context.prices, StorageClass.STANDARD))
                 await bucket.put(found)
             tally.add("put_back", note=f"{dictionary_key(digest)} was not in the bucket; put back from the catalog")
     try:
@@ -192,7 +191,7 @@ async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
     """Read every dictionary in the bucket; what is altered or foreign is named in the quarantine."""
     bucket, quarantine = BucketDictionaries(context.objects), context.catalog.quarantine
     async for info in bucket.all():
-        await spend_reads(context, "scrub", StorageClass.STANDARD, size=info.size)
+        await context.spend_reads("scrub", StorageClass.STANDARD, size=info.size)
         digest, what = digest_in(info.key), "foreign"
         detail = _not_named(info)
         if digest is not None:
@@ -202,7 +201,7 @@ async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
                 what = "altered"
                 detail = f"{exc}; the catalog has not got it either"
                 if (right := await _in_catalog(context, digest)) is not None:
-                    await spend(context, "scrub", upload_cost(context.prices, StorageClass.STANDARD))
+                    await context.spend("scrub", upload_cost(context.prices, StorageClass.STANDARD))
                     await bucket.replace(right)
                     _log.error("scrub.found", what=what, object_key=info.key, detail="put back from the catalog")
                     await quarantine.resolve("object", info.key)

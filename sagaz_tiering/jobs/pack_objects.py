@@ -20,7 +20,6 @@ from sagaz_tiering.catalog.locations import Packed
 from sagaz_tiering.catalog.packs import NewPack, Pack
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists, ObjectStoreError
-from sagaz_tiering.jobs.budget import spend_reads
 from sagaz_tiering.jobs.context import JobContext, each_pack
 from sagaz_tiering.jobs.dictionary_copies import keep
 from sagaz_tiering.jobs.ownership import still_owner
@@ -200,7 +199,7 @@ async def vouched(context: JobContext, lease: Lease, pack: Pack, job: str) -> Pa
     """
     if pack.footer_digest is not None:
         return pack
-    await spend_reads(context, job, pack.storage_class, size=pack.byte_size, must=True)
+    await context.spend_reads(job, pack.storage_class, size=pack.byte_size, must=True)
     data = footer_part(await whole(context, pack))
     footer = await PackReader(context.objects).vouched_footer(pack, data)
     compared = compare_frames(pack, await context.catalog.scrubbing.frames(pack.pack_id), footer)

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -45,7 +44,6 @@ from sagaz_tiering.costs import Cost, PriceList, restore_cost
 from sagaz_tiering.errors import CorruptPack, CorruptRecord, MasterKeyUnavailable, ObjectStoreError
 from sagaz_tiering.jobs.age.frames import CHUNK_BYTES
 from sagaz_tiering.jobs.attributes import column_of, definitions_revision, newest_footer, put_attributes, with_texts
-from sagaz_tiering.jobs.budget import spend, spend_reads, thaw
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, chunks, each_pack
 from sagaz_tiering.jobs.foreign import durable_meta, readable_metas, sort_out
 from sagaz_tiering.jobs.ownership import still_owner
@@ -54,7 +52,7 @@ from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.packs.attributes import parted, united
-from sagaz_tiering.packs.entries import Footer, FrameEntry
+from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.format import check_frame
 from sagaz_tiering.packs.frame import open_frame
 from sagaz_tiering.packs.reader import PackReader, footer_part
@@ -63,15 +61,11 @@ from sagaz_tiering.storage_class import StorageClass
 
 _log = Logger(__name__)
 _PAGE: Final = 100
+_ROWS: Final = 5_000
+_SAGAS: Final = 64
 
-
-@dataclass(slots=True)
-class _Share:
-    """Packs of a class, and what reading them takes."""
-
-    packs: int = 0
-    bytes: int = 0
-    cost: Cost = field(default_factory=Cost)
+Change = tuple[SnapshotMeta, bytes, bytes]
+"""A save with its attributes as they should be, its value's header as it is, and its value as it should be."""
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -85,7 +79,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
     await durable_rows(context, None, progress, tally)
     if not progress.hot_done:
         await redis(context, None, progress, tally)
-    found: dict[tuple[StorageClass, bool], _Share] = {}
+    found: dict[tuple[StorageClass, bool], tuple[int, int, Cost]] = {}
     async for work in _left(context):
         pack = work.pack
         if not _concerns(context, work):
@@ -94,18 +88,17 @@ async def preview(context: JobContext, tally: Tally) -> None:
         state = await _state(context, pack)
         readable = state is RestoreState.READABLE
         tally.add("packs_asked", context.thaw and state is RestoreState.NONE)
-        entry = found.setdefault((pack.storage_class, readable), _Share())
-        entry.packs, entry.bytes = entry.packs + 1, entry.bytes + pack.byte_size
-        entry.cost += _cost(context, pack, readable)
-    for (storage_class, readable), each in sorted(found.items()):
-        tally.add("packs" if readable else "packs_archived", each.packs)
-        tally.add("packs_left", 0 if readable else each.packs)
-        tally.add("bytes" if readable else "bytes_archived", each.bytes)
-        tally.add("requests", each.cost.requests if readable else 0)
+        cost = _cost(context, pack, readable)
+        packs, size, costs = found.get((pack.storage_class, readable), (0, 0, Cost()))
+        found[pack.storage_class, readable] = packs + 1, size + pack.byte_size, costs + cost
+        tally.add("packs" if readable else "packs_archived")
+        tally.add("packs_left", not readable)
+        tally.add("bytes" if readable else "bytes_archived", pack.byte_size)
+        tally.add("requests", cost.requests if readable else 0)
+    for (storage_class, readable), (packs, size, cost) in sorted(found.items(), key=lambda each: each[0]):
         what = "to read them and to write their attributes" if readable else "to ask for them (--thaw), else left out"
         tally.note(
-            f"{each.packs:,} packs in {storage_class}, {each.bytes:,} bytes: {each.cost.requests:,} requests, "
-            f"${each.cost.usd:.4f} {what}"
+            f"{packs:,} packs in {storage_class}, {size:,} bytes: {cost.requests:,} requests, ${cost.usd:.4f} {what}"
         )
 
 
@@ -140,7 +133,7 @@ async def _one(context: JobContext, lease: Lease, work: PackWork, revision: str,
             tally.add("packs_archived")
             tally.add("bytes_archived", pack.byte_size)
             if context.thaw and state is RestoreState.NONE:
-                await thaw(context, "reindex", pack)
+                await context.thaw_pack("reindex", pack)
                 tally.add("packs_asked")
             return
         await reindex_pack(context, lease, pack, revision, tally)
@@ -174,13 +167,6 @@ def _cost(context: JobContext, pack: Pack, readable: bool) -> Cost:
         return restore_cost(prices, pack.storage_class, objects=1, total_bytes=size)
     reads = Cost(requests=1, usd=prices.get_usd(pack.storage_class, 1, total_bytes=size))
     return reads + put_cost(prices)
-
-
-_ROWS: Final = 5_000
-_SAGAS: Final = 64
-
-Change = tuple[SnapshotMeta, bytes, bytes]
-"""A save with its attributes as they should be, its value's header as it is, and its value as it should be."""
 
 
 async def durable_rows(context: JobContext, lease: Lease | None, run: Reindexing, tally: Tally) -> None:
@@ -276,46 +262,32 @@ async def _look_again(context: JobContext, metas: Sequence[SnapshotMeta]) -> Non
             await context.hot.queue.requeue(sagas, expiring=expiring)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Contents:
-    """What frames are opened with, and what is looked for in them."""
-
-    attributes: Attributes
-    live: Mapping[int, LiveFrame]
-    keys: Mapping[bytes, FrameKey]
-    known: Mapping[bytes, Dictionary]
-
-
 async def reindex_pack(context: JobContext, lease: Lease, pack: Pack, revision: str, tally: Tally) -> None:
     """Look into a readable pack. Raises CorruptPack, ObjectStoreError, MasterKeyUnavailable, BudgetSpent, LeaseLost."""
     thawed = pack.storage_class.is_archive
     pack = await vouched(context, lease, pack, "reindex")
-    await spend_reads(context, "reindex", pack.storage_class, size=pack.byte_size, must=thawed)
+    await context.spend_reads("reindex", pack.storage_class, size=pack.byte_size, must=thawed)
     reader, data = PackReader(context.objects), await whole(context, pack)
     footer = await reader.vouched_footer(pack, footer_part(data))
-    supplies = _Contents(
-        attributes=context.in_force.attributes,
-        live=await context.catalog.compaction.live(pack.pack_id),
-        keys=await context.keys.by_id(frame.key_id for frame in footer.frames),
-        known=await context.dictionaries.need(*{frame.dictionary_id for frame in footer.frames}),
-    )
-    texts = await asyncio.to_thread(_texts, data, footer, supplies)
-    changed = {number: text for number, text in texts.items() if text != _as_known(supplies.live[number])}
+    live = await context.catalog.compaction.live(pack.pack_id)
+    keys = await context.keys.by_id(frame.key_id for frame in footer.frames)
+    known = await context.dictionaries.need(*{frame.dictionary_id for frame in footer.frames})
+    texts = await asyncio.to_thread(_texts, context.in_force.attributes, data, footer, live, keys, known)
+    changed = {number: text for number, text in texts.items() if text != _as_known(live[number])}
     digest = None
     if changed:
         newest = await newest_footer(context, pack, thawed=thawed)
-        await spend(context, "reindex", put_cost(context.prices))
+        await context.spend("reindex", put_cost(context.prices))
         await still_owner(context)
-        digest = await put_attributes(context, pack, with_texts(newest, texts, supplies.keys))
+        digest = await put_attributes(context, pack, with_texts(newest, texts, keys))
     if not await context.catalog.reindexed.set_pack(pack, revision, changed, digest, lease):
         tally.add("overtaken")  # written anew meanwhile: the new one is looked into
         return
     tally.add("packs")
     tally.add("packs_changed", bool(changed))
     tally.add("bytes_read", len(data))
-    closed = sum(frame.key_id is not None and frame.key_id not in supplies.keys for frame in footer.frames)
-    if closed:
-        tally.add("frames_not_opened", closed)
+    closed = [frame for frame in footer.frames if frame.key_id is not None and frame.key_id not in keys]
+    tally.add("frames_not_opened", len(closed))
 
 
 def _as_known(live: LiveFrame) -> str:
@@ -324,31 +296,33 @@ def _as_known(live: LiveFrame) -> str:
     return united(list(zip(ids, parted(live.attributes, ids), strict=True)))
 
 
-def _texts(data: bytes, footer: Footer, supplies: _Contents) -> dict[int, str]:
+def _texts(
+    attributes: Attributes,
+    data: bytes,
+    footer: Footer,
+    live: Mapping[int, LiveFrame],
+    keys: Mapping[bytes, FrameKey],
+    known: Mapping[bytes, Dictionary],
+) -> dict[int, str]:
     """What the live snapshots of each frame carry by the definitions of now; nothing of frames without their keys."""
     found: dict[int, str] = {}
-    for number, live in supplies.live.items():
+    for number, lives in live.items():
         if number >= len(footer.frames):
             raise CorruptPack(f"pack {footer.pack_id}: has {len(footer.frames)} frames, the catalog knows {number}")
         entry = footer.frames[number]
-        if entry.key_id is None or entry.key_id in supplies.keys:
-            found[number] = united(_carried(data, entry, live, supplies))
+        key = None if entry.key_id is None else keys.get(entry.key_id)
+        if entry.key_id is not None and key is None:
+            continue
+        payload = data[entry.offset : entry.offset + entry.length]
+        check_frame(entry, payload, keys=keys, dictionaries=known)
+        records = open_frame(payload, key=key, dictionaries=known, most=len(entry.snapshots))
+        there = [record for record in records if record.meta.snapshot_id in lives.expiries]
+        try:
+            carried = [(record.meta.snapshot_id, column_of(attributes, decode(record))) for record in there]
+        except CorruptRecord as exc:
+            raise CorruptPack(f"frame: {exc}") from exc
+        found[number] = united(sorted(carried))
     return found
-
-
-def _carried(data: bytes, entry: FrameEntry, live: LiveFrame, supplies: _Contents) -> list[tuple[UUID, str]]:
-    payload = data[entry.offset : entry.offset + entry.length]
-    check_frame(entry, payload, keys=supplies.keys, dictionaries=supplies.known)
-    key = None if entry.key_id is None else supplies.keys[entry.key_id]
-    records = open_frame(payload, key=key, dictionaries=supplies.known, most=len(entry.snapshots))
-    try:
-        return sorted(
-            (record.meta.snapshot_id, column_of(supplies.attributes, decode(record)))
-            for record in records
-            if record.meta.snapshot_id in live.expiries
-        )
-    except CorruptRecord as exc:
-        raise CorruptPack(f"frame: {exc}") from exc
 
 
 def put_cost(prices: PriceList) -> Cost:

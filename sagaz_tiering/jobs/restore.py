@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -39,7 +39,6 @@ from sagaz_tiering.errors import (
     ObjectArchived,
     ObjectStoreError,
 )
-from sagaz_tiering.jobs.budget import spend, spend_reads
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
@@ -51,18 +50,17 @@ _log = Logger(__name__)
 _PAGE = 100
 _LOOKS = 3
 """Snapshots of a pack that moved into another while it was read are looked up so often; then the next run goes on."""
-
-Step = Callable[[JobContext, Restore, RestorePack, Tally], Coroutine[Any, Any, str]]
+_STATES = ("WAITING", "ASKED", "READABLE")
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count the packs that a run would ask for and bring back, and what would be ready then."""
-    restores, copies = context.catalog.restores, dict[int, _Copy]()
+    restores, copies = context.catalog.restores, dict[int, ObjectInfo]()
     told = len(await restores.unnotified(ATTEMPTS))
     for request in await restores.in_state("RESTORING"):
         tally.add("requests")
         packs = Counter(await _progress(context, request))
-        for state in ("WAITING", "ASKED", "READABLE"):
+        for state in _STATES:
             async for pack in _packs(context, request, state):
                 packs[state] -= 1
                 packs[await _foreseen(context, request, pack, state, copies, tally)] += 1
@@ -71,40 +69,19 @@ async def preview(context: JobContext, tally: Tally) -> None:
     tally.add("notified", told)
 
 
-class _Copy(NamedTuple):
-    """The readable copy of an archived pack, and how long it is there."""
-
-    state: RestoreState
-    until: datetime | None
-
-    def for_request(self, context: JobContext, request: Restore) -> RestoreState:
-        """Readable also means long enough: a copy that another request left behind may be about to go."""
-        needed = context.now + (timedelta(hours=1) if request.into_hot else timedelta(days=request.days) / 2)
-        is_short = self.state is RestoreState.READABLE and self.until is not None and self.until < needed
-        return RestoreState.NONE if is_short else self.state
-
-
 async def _foreseen(
-    context: JobContext, request: Restore, pack: RestorePack, state: str, copies: dict[int, _Copy], tally: Tally
+    context: JobContext, request: Restore, pack: RestorePack, state: str, copies: dict[int, ObjectInfo], tally: Tally
 ) -> str:
-    """The state that a run leaves a pack in: the store takes its time where it is asked for a copy, and none where it
-    is to keep one longer. `copies`: those that it was asked for by then, for other requests too.
-    """
+    """The state that a run leaves a pack in."""
     if pack.pack_state != "ACTIVE":
         return "DONE"
-    if state != "READABLE":
-        try:
-            copy = copies.get(pack.pack_id) or _copy_of(await context.objects.head(pack.object_key))
-        except ObjectStoreError as exc:
-            tally.failed(pack.object_key, exc)
-            return "FAILED"
-        found = copy.for_request(context, request)
-        if state == "WAITING" and found is RestoreState.NONE:
-            tally.add("packs_asked")
-            found = RestoreState.IN_PROGRESS if copy.state is RestoreState.NONE else RestoreState.READABLE
-            copies[pack.pack_id] = _Copy(found, context.now + timedelta(days=_days(request)))
-        if found is not RestoreState.READABLE:
-            return "ASKED" if state == "WAITING" or found is not RestoreState.NONE else "WAITING"
+    try:
+        after = state if state == "READABLE" else await _look(context, request, pack, state, tally, copies)
+    except ObjectStoreError as exc:
+        tally.failed(pack.object_key, exc)
+        return "FAILED"
+    if after != "READABLE":
+        return after
     tally.add("packs_readable")
     if request.into_hot:
         for asked in await context.catalog.restores.places(request.restore_id, pack.pack_id):
@@ -117,8 +94,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     restores = context.catalog.restores
     for request in await restores.in_state("RESTORING"):
         tally.add("requests")
-        for state, step in (("WAITING", _ask), ("ASKED", _look), ("READABLE", _bring_back)):
-            await _work(context, request, state, step, tally)
+        for state in _STATES:
+            await _work(context, request, state, tally)
             if context.stopping.is_set():
                 return
         await _finish(context, request, tally)
@@ -154,7 +131,7 @@ def _is_over(packs: Mapping[str, int], tally: Tally) -> bool:
     return True
 
 
-async def _work(context: JobContext, request: Restore, state: str, step: Step, tally: Tally) -> None:
+async def _work(context: JobContext, request: Restore, state: str, tally: Tally) -> None:
     async for pack in _packs(context, request, state):
         if context.stopping.is_set():
             return
@@ -164,7 +141,10 @@ async def _work(context: JobContext, request: Restore, state: str, step: Step, t
             continue
         try:
             async with asyncio.timeout(context.settings.jobs.upload_deadline.total_seconds()):
-                after = await step(context, request, pack, tally)
+                if state == "READABLE":
+                    after = await _bring_back(context, request, pack, tally)
+                else:
+                    after = await _look(context, request, pack, state, tally)
         except MasterKeyUnavailable as exc:
             # It may be there again for the next run; packs that need no key go on.
             tally.add("packs_waiting_for_key", note=f"{pack.object_key}: {exc}")
@@ -189,44 +169,49 @@ def _packs(context: JobContext, request: Restore, state: str) -> AsyncIterator[R
     return each_pack(lambda last: context.catalog.restores.packs(request.restore_id, state, last, _PAGE))
 
 
-async def _ask(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
-    info, found = await _state(context, request, pack)
-    if found is RestoreState.NONE:
-        days = _days(request)
-        cost = restore_cost(
-            context.prices, info.storage_class, objects=1, total_bytes=info.size, tier=request.retrieval, days=days
-        )
-        await spend(context, "restore", cost)
-        found = await context.objects.restore(pack.object_key, days=days, tier=request.retrieval)
+async def _look(
+    context: JobContext,
+    request: Restore,
+    pack: RestorePack,
+    state: str,
+    tally: Tally,
+    copies: dict[int, ObjectInfo] | None = None,
+) -> str:
+    """The state of a pack after a look at its object; a copy is asked for where nobody has.
+
+    `copies`: a dry run, and what it would have asked for by then, for other requests too. The store takes its time
+    where it is asked for a copy, and none where it is to keep one longer.
+    """
+    info = (copies or {}).get(pack.pack_id) or await context.objects.head(pack.object_key)
+    found, days = _copy(context, request, info), HOT_DAYS if request.into_hot else request.days
+    if found is RestoreState.NONE and state == "ASKED":
+        return "WAITING"  # the readable copy ran out before we saw it: ask again
+    if found is RestoreState.NONE and copies is not None:
+        found = RestoreState.IN_PROGRESS if info.restore is RestoreState.NONE else RestoreState.READABLE
+        copies[pack.pack_id] = replace(info, restore=found, readable_until=context.now + timedelta(days=days))
+        tally.add("packs_asked")
+    elif found is RestoreState.NONE:
+        prices, tier = context.prices, request.retrieval
+        cost = restore_cost(prices, info.storage_class, objects=1, total_bytes=info.size, tier=tier, days=days)
+        await context.spend("restore", cost)
+        found = await context.objects.restore(pack.object_key, days=days, tier=tier)
         tally.add("packs_asked")
         _log.info("restore.asked", object_key=pack.object_key, restore_id=str(request.restore_id))
     return "READABLE" if found is RestoreState.READABLE else "ASKED"
 
 
-async def _look(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
-    _, found = await _state(context, request, pack)
-    if found is RestoreState.NONE:
-        return "WAITING"  # the readable copy ran out before we saw it: ask again
-    return "READABLE" if found is RestoreState.READABLE else "ASKED"
+def _copy(context: JobContext, request: Restore, info: ObjectInfo) -> RestoreState:
+    """What of an object can be read now; of a class that is no archive it is the object.
 
-
-def _days(request: Restore) -> int:
-    """How long a copy is asked for."""
-    return HOT_DAYS if request.into_hot else request.days
-
-
-def _copy_of(info: ObjectInfo) -> _Copy:
-    """What of an object can be read now; of a class that is no archive it is the object."""
-    return (
-        _Copy(info.restore, info.readable_until)
-        if info.storage_class.is_archive
-        else _Copy(RestoreState.READABLE, None)
+    Readable also means long enough: a copy that another request left behind may be about to go.
+    """
+    if not info.storage_class.is_archive:
+        return RestoreState.READABLE
+    needed = context.now + (timedelta(hours=1) if request.into_hot else timedelta(days=request.days) / 2)
+    is_short = (
+        info.restore is RestoreState.READABLE and info.readable_until is not None and info.readable_until < needed
     )
-
-
-async def _state(context: JobContext, request: Restore, pack: RestorePack) -> tuple[ObjectInfo, RestoreState]:
-    info = await context.objects.head(pack.object_key)
-    return info, _copy_of(info).for_request(context, request)
+    return RestoreState.NONE if is_short else info.restore
 
 
 async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
@@ -245,7 +230,7 @@ async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, 
             return "DONE" if same else "READABLE"
         for frame, group in groupby(left, key=lambda asked: asked.frame):
             of_frame, thawed = list(group), pack.storage_class.is_archive
-            await spend_reads(context, "restore", pack.storage_class, size=frame.length, must=thawed)
+            await context.spend_reads("restore", pack.storage_class, size=frame.length, must=thawed)
             try:
                 saved = await _rehydrate(context, of_frame, until)
             except ObjectArchived:

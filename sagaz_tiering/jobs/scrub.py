@@ -3,8 +3,7 @@
 Each run compares every key, size and class (one LIST), then looks into the packs that were looked into longest ago:
 footer against catalog, checksum of the whole object or frames of it, until the budget is spent; over
 `jobs.scrub_cycle` every pack has its turn. What is wrong is named in the quarantine (`sagaz-tiering quarantine`). What
-can
-be repaired is: a class that was changed behind our back is noted, places that differ from the footer are corrected
+can be repaired is: a class that was changed behind our back is noted, places that differ from the footer are corrected
 where the catalog's digests vouch for that footer (nothing changes by the word of an object that anyone could have
 written), and snapshots of a lost pack that Redis or PostgreSQL still has are packed anew. Packs that were published
 before there were digests get theirs. Nothing is deleted here, but for a copy of a footer that is another's.
@@ -14,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID
 
@@ -26,7 +27,6 @@ from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
 from sagaz_tiering.dictionaries.bucket import dictionary_key
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
 from sagaz_tiering.jobs.attributes import mend, write_anew
-from sagaz_tiering.jobs.budget import Budget, spend_reads, tell_left, what_is_due
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages
 from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, preview_dictionaries, put_back_lost
@@ -38,11 +38,28 @@ from sagaz_tiering.packs.entries import Footer, FrameEntry
 from sagaz_tiering.packs.format import check_frame, parse_pack
 from sagaz_tiering.packs.reader import PackReader, attributes_key, footer_digest, footer_key, footer_part
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import counted
 
 _log = Logger(__name__)
 _PAGE = 500
 _SAMPLE = 8
 """Frames that are read of a pack that the byte budget does not cover whole."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What a run may still spend: without a word as much as it wants."""
+
+    requests: int = sys.maxsize
+    bytes: int = sys.maxsize
+
+    def take(self, requests: int, size: int) -> bool:
+        """Whether there was so much left; it is gone now."""
+        if self.requests < requests or self.bytes < size:
+            return False
+        self.requests -= requests
+        self.bytes -= size
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +178,8 @@ def compare(pack: Pack | None, info: ObjectInfo | None) -> Defect | None:
 
 async def side_by_side(context: JobContext) -> AsyncIterator[tuple[Pack | None, ObjectInfo | None]]:
     """Rows and objects of the same key together, in key order; holds one page of each."""
-    rows = _rows(context)
+    fetch = partial(context.catalog.scrubbing.pages, limit=_PAGE)
+    rows = (pack async for page in pages(fetch, "", lambda pack: pack.object_key) for pack in page)
     row = await anext(rows, None)
     async for info in context.objects.list("packs/"):
         while row is not None and row.object_key < info.key:
@@ -175,12 +193,6 @@ async def side_by_side(context: JobContext) -> AsyncIterator[tuple[Pack | None, 
     while row is not None:
         yield row, None
         row = await anext(rows, None)
-
-
-async def _rows(context: JobContext) -> AsyncIterator[Pack]:
-    async for page in pages(partial(context.catalog.scrubbing.pages, limit=_PAGE), "", lambda pack: pack.object_key):
-        for pack in page:
-            yield pack
 
 
 async def _report(
@@ -226,21 +238,15 @@ async def _in_redis(context: JobContext, snapshot_ids: Sequence[UUID]) -> set[UU
     return near
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """A footer as it is stored, and whether the catalog vouches for it or, where it could not, for nothing else."""
-
-    stored: bytes
-    footer: Footer
-    vouched: bool
-    looked_at_all: bool
+_Seen = tuple[bytes, Footer, bool]
+"""A footer as it is stored, what it says, and whether the whole object was looked at."""
 
 
 async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: Tally) -> _Seen:
     """The footer, after the whole object or a sample of its frames was read and found right."""
     reader = PackReader(context.objects)
     if budget.take(1, pack.byte_size):
-        await spend_reads(context, "scrub", pack.storage_class, requests=2, size=pack.byte_size)
+        await context.spend_reads("scrub", pack.storage_class, requests=2, size=pack.byte_size)
         data = await whole(context, pack)
         tally.add("bytes_read", len(data))
         stored = footer_part(data)
@@ -248,8 +254,7 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
         keys = await _keys(context, pack, footer.frames, tally)
         known = await context.dictionaries.need(*{frame.dictionary_id for frame in footer.frames})
         await asyncio.to_thread(parse_pack, data, keys=keys, dictionaries=known)
-        is_vouched = bool(pack.sha256) or pack.footer_digest is not None
-        return _Seen(stored=stored, footer=footer, vouched=is_vouched, looked_at_all=True)
+        return stored, footer, True
     stored = await reader.footer_bytes(pack)
     footer = await reader.vouched_footer(pack, stored)
     sample = random.Random(pack.pack_id).sample(footer.frames, min(_SAMPLE, len(footer.frames)))
@@ -257,29 +262,23 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
     known = await context.dictionaries.need(*{frame.dictionary_id for frame in sample})
     for frame in sample:
         if budget.take(1, 0):
-            await spend_reads(context, "scrub", pack.storage_class, size=frame.length)
+            await context.spend_reads("scrub", pack.storage_class, size=frame.length)
             payload = await reader.frame_bytes(pack.object_key, frame)
             await asyncio.to_thread(check_frame, frame, payload, keys=keys, dictionaries=known)
             tally.add("bytes_read", frame.length)
-    return _Seen(stored=stored, footer=footer, vouched=pack.footer_digest is not None, looked_at_all=False)
+    return stored, footer, False
 
 
 async def _check_copy(context: JobContext, lease: Lease, pack: Pack, info: ObjectInfo, tally: Tally) -> Defect | None:
     """What is wrong with the readable copy of an archived pack's footer, which tells nothing of the pack itself."""
     reader, key = PackReader(context.objects), footer_key(pack.pack_uuid)
-    await spend_reads(context, "scrub", StorageClass.STANDARD, requests=2)
+    await context.spend_reads("scrub", StorageClass.STANDARD, requests=2)
     tally.add("footers_read")
     if info.restore is RestoreState.READABLE and pack.footer_digest is not None:
         await keep_footer_readable(context, pack.pack_uuid, await reader.footer_bytes(pack, thawed=True))
     try:
         stored = await reader.footer_bytes(pack)
-        seen = _Seen(
-            stored=stored,
-            footer=await reader.vouched_footer(pack, stored),
-            vouched=pack.footer_digest is not None,
-            looked_at_all=False,
-        )
-        await _check_rows(context, lease, pack, seen, tally)
+        await _check_rows(context, lease, pack, (stored, await reader.vouched_footer(pack, stored), False), tally)
     except ObjectNotFound as exc:
         return Defect(what="footer_missing", key=key, detail=str(exc))
     except CorruptPack as exc:
@@ -320,13 +319,14 @@ async def _keep_dictionaries(context: JobContext, pack: Pack, footer: Footer, ta
 
 async def _check_rows(context: JobContext, lease: Lease, pack: Pack, seen: _Seen, tally: Tally) -> None:
     """The catalog's places agree with the footer; rows that do not are corrected if the catalog vouches for it."""
-    scrubbing, footer = context.catalog.scrubbing, seen.footer
+    scrubbing, (stored, footer, looked_at_all) = context.catalog.scrubbing, seen
+    is_vouched = pack.footer_digest is not None or (looked_at_all and bool(pack.sha256))
     compared = compare_frames(pack, await scrubbing.frames(pack.pack_id), footer)
     listed = {entry.meta.snapshot_id for frame in footer.frames for entry in frame.snapshots}
     strange = set(await scrubbing.snapshot_ids(pack.pack_id)) - listed
     if strange:
         raise CorruptPack(f"{pack.object_key}: the catalog places {len(strange)} snapshots in it that it does not hold")
-    if compared.wrong and not seen.vouched:
+    if compared.wrong and not is_vouched:
         raise CorruptPack(
             f"{pack.object_key}: its footer puts {len(compared.wrong)} frames elsewhere than the catalog, which cannot "
             "vouch for it"
@@ -335,17 +335,18 @@ async def _check_rows(context: JobContext, lease: Lease, pack: Pack, seen: _Seen
     if compared.wrong:
         tally.add("repaired", len(compared.wrong))
         tally.note(f"{pack.object_key}: {len(compared.wrong)} places corrected from its footer")
-    if seen.vouched:
-        await _check_attributes(context, lease, pack, seen, tally)
-    is_new = pack.footer_digest is None and seen.looked_at_all
-    if compared.wrong or is_new or (seen.vouched and not compared.has_all_digests):
-        await scrubbing.vouch(pack.pack_id, footer_digest(seen.stored), compared.right, lease)
+    if is_vouched:
+        await _check_attributes(context, lease, pack, footer, tally, sealed_too=looked_at_all)
+    is_new = pack.footer_digest is None and looked_at_all
+    if compared.wrong or is_new or (is_vouched and not compared.has_all_digests):
+        await scrubbing.vouch(pack.pack_id, footer_digest(stored), compared.right, lease)
         tally.add("packs_vouched_for", is_new)
 
 
-async def _check_attributes(context: JobContext, lease: Lease, pack: Pack, seen: _Seen, tally: Tally) -> None:
+async def _check_attributes(
+    context: JobContext, lease: Lease, pack: Pack, footer: Footer, tally: Tally, *, sealed_too: bool
+) -> None:
     """The catalog says of attributes what the newest footer does; an object of them that is not right is made anew."""
-    footer = seen.footer
     if pack.attributes_digest is not None:
         try:
             footer = await PackReader(context.objects).newest_footer(pack)
@@ -357,5 +358,29 @@ async def _check_attributes(context: JobContext, lease: Lease, pack: Pack, seen:
             except MasterKeyUnavailable as unavailable:
                 tally.failed(attributes_key(pack.pack_uuid), unavailable)
             return
-    mended = await mend(context, lease, pack, footer, tally, sealed_too=seen.looked_at_all)
-    tally.add("attributes_repaired", mended)
+    tally.add("attributes_repaired", await mend(context, lease, pack, footer, tally, sealed_too=sealed_too))
+
+
+async def what_is_due(context: JobContext, tally: Tally) -> tuple[datetime, Budget, int]:
+    """Which packs are looked into: those that were not since then, by this budget; how many that are."""
+    jobs = context.settings.jobs
+    if context.all_packs:
+        before, budget = context.now - timedelta(microseconds=1), Budget()
+    else:
+        before, budget = context.now - jobs.scrub_cycle, Budget(jobs.scrub_requests, jobs.scrub_bytes)
+    due, done = await context.catalog.scrubbing.due(before)
+    if done and not context.all_packs:
+        tally.add("packs_looked_into_before", done)
+        tally.note(
+            f"{counted(done, 'pack was', 'packs were')} looked into within jobs.scrub_cycle already; damage since then "
+            "is not seen; all of them at once: sagaz-tiering job scrub --once --all"
+        )
+    return before, budget, due
+
+
+def tell_left(context: JobContext, tally: Tally, due: int) -> None:
+    """How many of those that are due it did not come to, and why."""
+    left = due - tally.counts["packs_to_look_into"]
+    if left > 0:
+        why = "it was stopped" if context.stopping.is_set() else "jobs.scrub_requests or jobs.scrub_bytes is spent"
+        tally.add("packs_left", left, note=f"{counted(left, 'pack is', 'packs are')} left to later runs: {why}")

@@ -26,7 +26,6 @@ from sagaz_tiering.errors import (
     ObjectStoreError,
     SagazTieringError,
 )
-from sagaz_tiering.jobs.budget import spend, thaw
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.jobs.pack_objects import keep_footer_readable, vouched
@@ -181,7 +180,7 @@ def _worth_it(context: JobContext, rule: Rule, pack: Pack, tally: Tally) -> bool
 async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
     if not await _is_readable(context, pack, to, tally, ask=True):
         return
-    await spend(context, "transition", _cost(context, pack, to))
+    await context.spend("transition", _cost(context, pack, to))
     if to.is_archive and not pack.storage_class.is_archive:
         pack = await vouched(context, lease, pack, "transition")  # archived, nothing could be compared any more
         footer = await PackReader(context.objects).footer_bytes(pack)
@@ -216,7 +215,7 @@ async def _is_readable(context: JobContext, pack: Pack, to: StorageClass, tally:
     if info.storage_class is to or not info.storage_class.is_archive or state is RestoreState.READABLE:
         return True
     if state is RestoreState.NONE and ask:
-        state = await thaw(context, "transition", pack)
+        state = await context.thaw_pack("transition", pack)
     tally.add("thawing", note=f"{pack.object_key}: being restored ({state}) before it can move to {to}")
     return state is RestoreState.READABLE
 

@@ -13,9 +13,8 @@ import aiohttp
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.config.sections import ConsoleSettings
 from sagaz_tiering.console import serve_console
-from sagaz_tiering.daemon.health import Readiness
+from sagaz_tiering.daemon.health import DaemonState, Readiness
 from sagaz_tiering.daemon.schedule import JobSchedule
-from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.jobs import JobReport
 from support.tiers import Product
 

@@ -52,7 +52,7 @@ FACES = {
         "urls",
     ),
     "costs": ("economics", "lines", "plan"),
-    "daemon": ("listening", "state"),
+    "daemon": ("health", "listening"),
     "dictionaries": ("bucket", "cache", "training"),
     "doctor": ("finding", "setup"),
     "drivers": (

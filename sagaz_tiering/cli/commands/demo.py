@@ -47,7 +47,7 @@ async def _keep_console_open(runtime: Runtime, clock: VirtualClock, say: Callabl
 
     from sagaz_tiering.config.sections import ConsoleSettings
     from sagaz_tiering.console import serve_console
-    from sagaz_tiering.daemon.state import without_daemon
+    from sagaz_tiering.daemon.health import without_daemon
 
     token, ended, loop = secrets.token_urlsafe(18), asyncio.Event(), asyncio.get_running_loop()
     settings = ConsoleSettings(enabled=True, port=0, operator_token_hash=sha256(token.encode()).hexdigest())

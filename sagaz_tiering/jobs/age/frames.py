@@ -48,9 +48,10 @@ class Batch:
     `sagas`: of so many of them Redis has something; others left only their places in the due indexes.
     """
 
-    work: list[Work]
+    work: Sequence[Work]
     complete: Sequence[Claim] = field(default=())
     sagas: int = 0
+    durable_only: int = 0
     strange: int = 0
 
     @property

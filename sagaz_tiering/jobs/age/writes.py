@@ -28,7 +28,6 @@ from sagaz_tiering.costs import upload_cost
 from sagaz_tiering.errors import MasterKeyUnavailable
 from sagaz_tiering.hot.values import ClaimedSaga
 from sagaz_tiering.jobs import reconcile
-from sagaz_tiering.jobs.budget import spend
 from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, fill_sagas, nack
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages
 from sagaz_tiering.jobs.foreign import mend_due
@@ -148,7 +147,7 @@ class AgeWrites:
         context = self._context
         if self._lease is None:
             return 0
-        await spend(context, "age", upload_cost(context.prices, new.storage_class))
+        await context.spend("age", upload_cost(context.prices, new.storage_class))
         return await store(context, self._lease, new, sealed)
 
     async def activate(self, pack_id: int, frames: Sequence[IndexedFrame]) -> int:

@@ -33,7 +33,6 @@ from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.costs import Cost, Line
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.jobs.attributes import newest_footer
-from sagaz_tiering.jobs.budget import spend, thaw
 from sagaz_tiering.jobs.compact.plan import Merge, expiry_bucket, plan
 from sagaz_tiering.jobs.context import JobContext, Tally, chunks
 from sagaz_tiering.jobs.finish import finish_deletions
@@ -138,7 +137,7 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
     readable = [pack for pack in rewrite.packs if await _is_readable(context, rewrite, pack, tally, ask=True)]
     if not readable:
         return
-    await spend(context, "compact", rewrite.cost + Cost(usd=rewrite.early_usd), must=rewrite.erased)
+    await context.spend("compact", rewrite.cost + Cost(usd=rewrite.early_usd), must=rewrite.erased)
     writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
     async with asyncio.timeout(context.settings.jobs.upload_deadline.total_seconds()):
         async for frame in live_frames(context, lease, readable):
@@ -183,7 +182,7 @@ async def _is_readable(context: JobContext, rewrite: Merge, pack: Pack, tally: T
     state = (await context.objects.head(pack.object_key)).restore
     if state is RestoreState.NONE:
         if ask:
-            state = await thaw(context, "compact", pack, must=rewrite.erased)
+            state = await context.thaw_pack("compact", pack, must=rewrite.erased)
         tally.add("thawing")
     return state is RestoreState.READABLE
 
