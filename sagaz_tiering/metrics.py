@@ -5,17 +5,15 @@
 
 The daemon serves `exposition()` at /metrics; an application can register `REGISTRY` with its own exporter.
 Labels are small closed sets, never ids. Gauges of the store as a whole are the same in every daemon: aggregate them by
-`max`, all others by `sum`. docs/reference/metrics.md is `python -m sagaz_tiering.metrics`.
+`max`, all others by `sum`. docs/reference/metrics.md is `python tools/reference.py metrics`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics import MetricWrapperBase
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REGISTRY: Final = CollectorRegistry()
@@ -208,75 +206,3 @@ def spent() -> dict[str, tuple[float, float]]:
 def exposition() -> bytes:
     """Every metric in the Prometheus text format (`CONTENT_TYPE`)."""
     return generate_latest(REGISTRY)
-
-
-_AGGREGATES: Final = {
-    f"sagaz_tiering_{name}": aggregate
-    for aggregate, names in {
-        "sum": ("job_running", "leases_held", "pool_in_use", "pool_limit"),
-        "min": ("ready", "server_up", "clock_sure", "hot_tier_trusted"),
-    }.items()
-    for name in names
-}
-"""How gauges are taken together over replicas that are not the same in each of them (by `max`)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Described:
-    """A metric for documents: its name as it is asked for, what to take it together by over replicas, what it says."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    says: str
-    aggregate: str
-
-
-def described() -> list[Described]:
-    """Every metric, by name."""
-    # prometheus-client has no public way to labels and texts of a metric without samples.
-    found = []
-    for metric in {each for each in REGISTRY._names_to_collectors.values() if isinstance(each, MetricWrapperBase)}:
-        name, kind = metric._name, metric._type
-        assert kind is not None
-        found.append(
-            Described(
-                name=f"{name}_total" if kind == "counter" else name,
-                kind=kind,
-                labels=tuple(metric._labelnames),
-                says=metric._documentation,
-                aggregate=_AGGREGATES.get(name, "max") if kind == "gauge" else "sum",
-            )
-        )
-    return sorted(found, key=lambda each: each.name)
-
-
-def reference() -> str:
-    """docs/reference/metrics.md."""
-    rows = [
-        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} | {each.aggregate} "
-        f"| {each.says} |"
-        for each in described()
-    ]
-    return "\n".join([_REFERENCE, *rows, ""])
-
-
-_REFERENCE: Final = """<!-- written by: python -m sagaz_tiering.metrics -->
-# Metrics
-
-The daemon answers `/metrics` on its port; an application registers `sagaz_tiering.metrics.REGISTRY` with its own
-exporter.
-No label holds an id. A histogram `NAME` has `NAME_bucket`, `NAME_sum` and `NAME_count`.
-
-**Over replicas**: what is said of the store as a whole is the same from each daemon, so take `max`:
-`max by (tier, storage_class) (sagaz_tiering_stored_bytes)`. What a process did is added up:
-`sum by (job) (rate(sagaz_tiering_job_errors_total[5m]))`. Of what must be 1 everywhere, take `min`.
-
-A scrape asks no server: each daemon looks at the store every half minute, by a fixed number of sums
-(`sagaz_tiering_totals_timestamp_seconds` says when).
-
-| metric | kind | labels | over replicas | what it says |
-|---|---|---|---|---|"""
-
-if __name__ == "__main__":
-    print(reference(), end="")

@@ -6,7 +6,6 @@ It never touches servers or folders that it did not start itself.
 
 from __future__ import annotations
 
-from sagaz_tiering.demo.run import run_demo
-from sagaz_tiering.demo.stages import DemoOutcome
+from sagaz_tiering.demo.run import DemoOutcome, run_demo
 
 __all__ = ["DemoOutcome", "run_demo"]

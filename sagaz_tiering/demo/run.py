@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,88 @@ from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.codec.typed_json import dumps
 from sagaz_tiering.demo.check import Recorder, check_fates
 from sagaz_tiering.demo.runtime import ATTRIBUTES, POLICIES, demo_runtime
-from sagaz_tiering.demo.stages import STAGES, DemoOutcome, Stage
-from sagaz_tiering.demo.story import Story
-from sagaz_tiering.demo.tiers import PROJECTED_SNAPSHOTS, survey, unpacked_usd
+from sagaz_tiering.demo.story import PROJECTED_SNAPSHOTS, Story, survey, unpacked_usd
 from sagaz_tiering.errors import MissingDependencyError, SagazTieringError, SnapshotArchived
 from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.terminal import plain, show_bytes, show_usd, show_value
+from sagaz_tiering.terminal import document, plain, show_bytes, show_usd, show_value
+
+FAILED = 6
+"""Exit code of a demonstration that lost something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """An age that the clock moves to, and what a stranger should know about it."""
+
+    key: str
+    age: timedelta
+    title: str
+    text: str
+    shown: tuple[str, ...]
+    expires: str | None = None
+
+
+STAGES = (
+    Stage(
+        key="day-8",
+        age=timedelta(days=8),
+        title="8 days later: nobody reads them any more",
+        text="The job `age` packs what is older than 7 days into a few large objects of class STANDARD_IA on S3, "
+        "verifies them, and only then frees Redis and PostgreSQL. Reads find the snapshots there: one "
+        "range request each.",
+        shown=("payment-transfer", "order-fulfilment", "health-record-export"),
+    ),
+    Stage(
+        key="day-91",
+        age=timedelta(days=91),
+        title="91 days later: colder, cheaper",
+        text="The job `transition` moved payments to GLACIER (needs a restore before it is read) and orders to "
+        "GLACIER_IR (archive price, still readable in milliseconds). Health records wait in STANDARD_IA.",
+        shown=("payment-transfer", "order-fulfilment"),
+    ),
+    Stage(
+        key="month-14",
+        age=timedelta(days=426),
+        title="14 months later: orders are past their 400 days",
+        text="Retention is exact: expired orders are invisible from the very instant, before the job `expire` even "
+        "runs. It then removes their rows and, after a day of grace, their packs. Health records moved to "
+        "DEEP_ARCHIVE.",
+        shown=("payment-transfer", "health-record-export"),
+        expires="order-fulfilment",
+    ),
+    Stage(
+        key="year-7",
+        age=timedelta(days=2557),
+        title="7 years later: payments are past their 2555 days",
+        text="Payments go the same way. Health records never expire, because nobody wrote down that they should.",
+        shown=("health-record-export",),
+        expires="payment-transfer",
+    ),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class DemoOutcome:
+    """What the demonstration found: one entry per stage, and whether every snapshot met its fate."""
+
+    sagas: dict[str, int] = field(default_factory=dict)
+    acknowledged: int = 0
+    json_bytes: int = 0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0 only if nothing is missing."""
+        return FAILED if self.problems else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"ok": not self.problems, **document(self), "seconds": round(self.seconds, 2)}
+
 
 GRACE = timedelta(hours=25)
 """Past the day that a dead pack waits for readers that are under way."""
@@ -68,7 +143,7 @@ async def run_demo(
             story.line(problem)
         story.line(f"{outcome.seconds:.1f} s for {outcome.acknowledged:,} snapshots and seven years.")
         if look_around is not None and not outcome.problems:
-            from sagaz_tiering.demo.newer import run_newer
+            from sagaz_tiering.demo.sagas import run_newer
 
             story.say("Sagas of the last months join them, so that every tier has some …")
             await run_newer(runtime, clock, sagas, first=sagas)
@@ -104,7 +179,7 @@ class _Demo:
         return self._outcome
 
     async def _day_0(self, sagas: int) -> Recorder:
-        from sagaz_tiering.demo.sagas import kinds, run_sagas
+        from sagaz_tiering.demo.sagas import run_sagas
 
         story = self._story
         story.heading("The policies")
@@ -113,7 +188,7 @@ class _Demo:
         story.heading(f"Day 0: {sagas} sagas run on the sagaz engine")
         recorder = Recorder(self._storage)
         began = time.monotonic()
-        ended = await run_sagas(kinds(), sagas, recorder)
+        ended = await run_sagas(sagas, recorder)
         took = time.monotonic() - began
         # Snapshots are stamped with the machine's time; a clock that stood still would call them future.
         self._clock.advance(max(timedelta(0), datetime.now(UTC) - self._clock.now()))

@@ -8,15 +8,22 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from random import Random
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sagaz.core.replay import ReplayConfig, SnapshotStrategy  # type: ignore[import-untyped]  # sagaz ships no types
 from sagaz.core.saga import Saga  # type: ignore[import-untyped]  # sagaz ships no types
+
+from sagaz_tiering.app.runtime import Runtime
+from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.demo.check import Recorder
+from sagaz_tiering.jobs import run_job
+from sagaz_tiering.operations.status import note_hour, take_stock
+from sagaz_tiering.snapshot import SagaSnapshot
 
 AT_ONCE = 16
 """Sagas that run at the same time."""
@@ -86,7 +93,7 @@ async def _compensate(_result: Any, _context: Any) -> None:
     await asyncio.sleep(0)
 
 
-async def run_sagas(kinds: Sequence[SagaKind], count: int, storage: Any, *, first: int = 0) -> Counter[tuple[str, str]]:
+async def run_sagas(count: int, storage: Any, *, first: int = 0) -> Counter[tuple[str, str]]:
     """Run `count` sagas, the kinds in turn, `AT_ONCE` at a time; how many of each kind ended in which status.
 
     They are numbered from `first`.
@@ -96,8 +103,8 @@ async def run_sagas(kinds: Sequence[SagaKind], count: int, storage: Any, *, firs
 
     async def worker() -> None:
         for number in numbers:
-            kind = kinds[number % len(kinds)]
-            saga = BusinessSaga(kind, number // len(kinds), storage)
+            kind = KINDS[number % len(KINDS)]
+            saga = BusinessSaga(kind, number // len(KINDS), storage)
             await saga.build()
             outcome = await saga.execute()
             ended[kind.name, outcome.status.value] += 1
@@ -204,36 +211,76 @@ def _result(random: Random, step: str) -> dict[str, Any]:
     }
 
 
-def kinds() -> tuple[SagaKind, ...]:
-    """The three kinds of the demonstration."""
+def _kept(days: int, strategy: Any) -> Any:
+    return ReplayConfig(enable_snapshots=True, snapshot_strategy=strategy, retention_days=days)
 
-    def kept(days: int, strategy: Any) -> Any:
-        return ReplayConfig(enable_snapshots=True, snapshot_strategy=strategy, retention_days=days)
 
-    return (
-        SagaKind(
-            name="payment-transfer",
-            steps=("authorise", "screen_fraud", "capture", "post_ledger", "send_receipt"),
-            start=_payment,
-            fails_at="capture",
-            fails_every=8,
-            replay_config=kept(7 * 365, SnapshotStrategy.AFTER_EACH_STEP),
-        ),
-        SagaKind(
-            name="order-fulfilment",
-            steps=("check_order", "reserve_stock", "take_payment", "book_transport", "tell_customer"),
-            start=_order,
-            fails_at="book_transport",
-            fails_every=6,
-            # Shorter than what the policy retains: the later of the two decides.
-            replay_config=kept(30, SnapshotStrategy.BEFORE_EACH_STEP),
-        ),
-        SagaKind(
-            name="health-record-export",
-            steps=("verify_consent", "collect_records", "pseudonymise", "encrypt", "deliver"),
-            start=_export,
-            fails_at="deliver",
-            fails_every=10,
-            replay_config=KeptForEver(),
-        ),
-    )
+KINDS: Final = (
+    SagaKind(
+        name="payment-transfer",
+        steps=("authorise", "screen_fraud", "capture", "post_ledger", "send_receipt"),
+        start=_payment,
+        fails_at="capture",
+        fails_every=8,
+        replay_config=_kept(7 * 365, SnapshotStrategy.AFTER_EACH_STEP),
+    ),
+    SagaKind(
+        name="order-fulfilment",
+        steps=("check_order", "reserve_stock", "take_payment", "book_transport", "tell_customer"),
+        start=_order,
+        fails_at="book_transport",
+        fails_every=6,
+        # Shorter than what the policy retains: the later of the two decides.
+        replay_config=_kept(30, SnapshotStrategy.BEFORE_EACH_STEP),
+    ),
+    SagaKind(
+        name="health-record-export",
+        steps=("verify_consent", "collect_records", "pseudonymise", "encrypt", "deliver"),
+        start=_export,
+        fails_at="deliver",
+        fails_every=10,
+        replay_config=KeptForEver(),
+    ),
+)
+"""The kinds of the demonstration."""
+
+GAPS_DAYS: Final = (60, 40, 25, *(3,) * 9, 1, 0)
+"""So many days after each handful of sagas the next one begins; the last days have a point each in the history."""
+SLOWER: Final = 3_000
+"""The engine runs a saga in milliseconds; here its steps lie minutes apart."""
+
+
+async def run_newer(
+    runtime: Runtime, clock: VirtualClock, sagas: int, first: int, *, gaps_days: Sequence[int] = GAPS_DAYS
+) -> Recorder:
+    """Let time pass with `sagas` sagas in it, numbered from `first`, and the jobs at their work."""
+    each, storage = max(1, sagas // len(gaps_days)), _Slower(runtime.storage(), clock)
+    recorder = Recorder(storage)
+    for days in gaps_days:
+        storage.begin()
+        await run_sagas(each, recorder, first=first)
+        first += each
+        clock.advance(timedelta(days=days))
+        for name in ("age", "transition", "expire"):
+            await run_job(name, runtime.job_context())
+        await note_hour(runtime.job_context(), await take_stock(runtime.job_context()))
+    return recorder
+
+
+class _Slower:
+    """The storage, told that the machine's moments are those of the demonstration's time, and longer."""
+
+    def __init__(self, storage: Any, clock: VirtualClock) -> None:
+        self._storage, self._clock = storage, clock
+        self.begin()
+
+    def begin(self) -> None:
+        """The machine's moment now is one of some hours ago in the demonstration's time."""
+        self._began, self._base = datetime.now(UTC), self._clock.now() - timedelta(hours=6)
+
+    async def save_snapshot(self, snapshot: Any) -> None:
+        """Save it as one of then."""
+        found = SagaSnapshot.of(snapshot)
+        created_at = self._base + (found.created_at - self._began) * SLOWER
+        kept = None if found.retention_until is None else found.retention_until - found.created_at + created_at
+        await self._storage.save_snapshot(replace(found, created_at=created_at, retention_until=kept))

@@ -22,8 +22,8 @@ from support.tiers import Product, config, product
 from sagaz_tiering.console import serve_console
 from sagaz_tiering.console.views import VIEWS
 from sagaz_tiering.daemon.health import without_daemon
-from sagaz_tiering.demo.newer import GAPS_DAYS, run_newer
 from sagaz_tiering.demo.runtime import POLICIES
+from sagaz_tiering.demo.sagas import GAPS_DAYS, run_newer
 
 pytestmark = pytest.mark.slow
 

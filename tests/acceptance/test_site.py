@@ -15,9 +15,10 @@ import typer.main
 from support.commands import clean_environment
 
 import sagaz_tiering
-from sagaz_tiering import errors, metrics
+from sagaz_tiering import errors
 from sagaz_tiering.cli.app import make_app
 from sagaz_tiering.config.model import TieringConfig
+from tools.reference import described
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 600
@@ -105,7 +106,7 @@ def options(command: object, path: str) -> Iterator[tuple[str, set[str]]]:
 
 def test_every_metric_is_on_the_site(site: Path) -> None:
     """By the name that it is asked for."""
-    assert {each.name for each in metrics.described()} - words_of(site, "reference/metrics") == set()
+    assert {each.name for each in described()} - words_of(site, "reference/metrics") == set()
 
 
 def test_every_error_is_on_the_site_with_its_exit_code_and_remedy(site: Path) -> None:

@@ -21,7 +21,7 @@ import sagaz_tiering
 from sagaz_tiering import errors, metrics, storage
 from sagaz_tiering.cli.app import make_app
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.reference import reference
+from tools.reference import configuration_reference
 
 PACKAGE = Path(sagaz_tiering.__file__).parent
 HELP_WIDTH = 100
@@ -88,7 +88,7 @@ def log_events() -> str:
 
 def settings_text() -> str:
     """The generated reference, without the line that says how it is made."""
-    return "\n".join(line for line in reference().splitlines() if not line.startswith("<!--")) + "\n"
+    return "\n".join(line for line in configuration_reference().splitlines() if not line.startswith("<!--")) + "\n"
 
 
 def settings_schema() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from support.prometheus import needs_promtool, run_promtool
 
-from sagaz_tiering import metrics
+from tools.reference import described, metrics_reference
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
@@ -21,7 +21,7 @@ NAME = re.compile(r"\bsagaz_tiering_[a-z0-9_]+\b")
 def series() -> dict[str, set[str]]:
     """What can be asked for, with the labels that it has."""
     found: dict[str, set[str]] = {}
-    for each in metrics.described():
+    for each in described():
         parts = ("_bucket", "_sum", "_count") if each.kind == "histogram" else ("",)
         found |= {f"{each.name}{part}": set(each.labels) for part in parts}
     return found
@@ -48,7 +48,7 @@ def unknown(query: str) -> set[str]:
 def test_reference_is_written_from_the_code() -> None:
     """docs/reference/metrics.md says what the registry has."""
     held = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
-    assert held == metrics.reference(), "python -m sagaz_tiering.metrics > docs/reference/metrics.md"
+    assert held == metrics_reference(), "python tools/reference.py metrics > docs/reference/metrics.md"
 
 
 def test_no_metric_is_labelled_by_an_id() -> None:

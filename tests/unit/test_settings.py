@@ -14,11 +14,11 @@ from pydantic import BaseModel, ValidationError
 
 from sagaz_tiering.config.load import section_of
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.reference import reference
 from sagaz_tiering.config.tiers import ColdSettings
 from sagaz_tiering.config.urls import bucket_and_prefix
 from sagaz_tiering.config.written import ignored_variables, layered, overrides
 from sagaz_tiering.errors import ConfigError
+from tools.reference import configuration_reference
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2"
@@ -338,12 +338,12 @@ def test_environment_names_variables_that_set_nothing() -> None:
 def test_reference_is_up_to_date() -> None:
     """docs/configuration.md is what the models generate."""
     written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert written == reference(), "run: python -m sagaz_tiering.config.reference > docs/configuration.md"
+    assert written == configuration_reference(), "run: python tools/reference.py configuration > docs/configuration.md"
 
 
 def test_reference_explains_every_key() -> None:
     """Every row of the reference has a meaning."""
-    rows = [line for line in reference().splitlines() if line.startswith("| `")]
+    rows = [line for line in configuration_reference().splitlines() if line.startswith("| `")]
     assert len(rows) > 50
     assert [row for row in rows if row.endswith("| None |") or "|  |\n" in row] == []
 
