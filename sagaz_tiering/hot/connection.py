@@ -1,6 +1,6 @@
 """The hot tier's connections to Redis: a pool, one connection that short calls share, and one for the jobs.
 
-Tier, queue and identity are three views of it, which call its scripts by their names. Behind Sentinels every connection
+Tier and queue are two views of it, which call its scripts by their names. Behind Sentinels every connection
 leads to the primary that they name; any server that became a replica is left (`drivers.redis.client`).
 """
 
@@ -117,6 +117,12 @@ class HotConnection:
                 pipe.execute_command(*command)
             answers: list[Any] = await pipe.execute(raise_on_error=not errors_too) if commands else []
         return answers
+
+    async def mget(self, keys: Sequence[str]) -> list[Any]:
+        """What each of these keys has, None where that is nothing, or no bytes; one trip."""
+        async with self.pool() as client:
+            found: list[Any] = await client.mget(keys) if keys else []
+        return found
 
     async def read(self, run: Callable[..., Awaitable[Any]], name: str, keys: list[str], args: list[Any]) -> Any:
         """What a script reads, by `ask` or `run`. That another incarnation answers is noted, for who asks to look.

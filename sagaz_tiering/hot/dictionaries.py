@@ -29,8 +29,7 @@ class HotDictionaries:
 
     async def fetch(self, dictionary_id: bytes) -> bytes | None:
         """The content of one; None where Redis does not have it."""
-        async with self._redis() as client:
-            (found,) = await client.mget([self._hot.keys.dictionary(dictionary_id.hex())])  # None for another type
+        (found,) = await self._hot.connection.mget([self._hot.keys.dictionary(dictionary_id.hex())])
         return found if isinstance(found, bytes) else None
 
     async def current(self) -> Mapping[str, bytes]:

@@ -1,25 +1,29 @@
-"""The jobs' side of the hot tier: who is due, whole sagas at a time, and what leaves Redis.
+"""The jobs' side of the hot tier: who is due, whole sagas at a time, what leaves Redis, and which saves it has.
 
 Jobs ask for hundreds of sagas in one trip, on a connection of their own.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
+from sagaz_tiering.codec.value import OFFSET_HEADER_LENGTH
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotConnection
-from sagaz_tiering.hot.identity import HotIdentity
 from sagaz_tiering.hot.keys import SHARDS, saga_of
 from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga, Gathered, IndexedHeader, gathered, headers_of
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _PAGE = 500
+_HEAD = 256
+"""So many bytes have most headers in them."""
 FIRST_HEADERS = 50
 """So many snapshots of a saga are looked at together with those of other sagas; few sagas have more."""
 GATHERED = 64
@@ -28,11 +32,10 @@ GATHERED_BYTES = 128 * 1024
 
 
 class HotQueue:
-    """Claims, whole sagas, eviction."""
+    """Claims, whole sagas, eviction, and what it takes to compare all of Redis with the catalog."""
 
     def __init__(self, connection: HotConnection) -> None:
         self._connection = connection
-        self._identity = HotIdentity(connection)
         self.keys = connection.keys
 
     async def claim(
@@ -57,14 +60,13 @@ class HotQueue:
 
     async def drop_due(self, index: str, entries: Sequence[bytes]) -> None:
         """Take entries that name no saga out of a due index."""
-        async with self._connection.pool() as client:
-            await client.zrem(index, *entries)
-            await client.delete(*(f"{self.keys.prefix}:claim:".encode() + entry for entry in entries))
+        claims = [f"{self.keys.prefix}:claim:".encode() + entry for entry in entries]
+        await self._connection.pipelined([("ZREM", index, *entries), ("DEL", *claims)])
 
     async def drop_members(self, saga_id: UUID, members: Sequence[bytes]) -> int:
         """Take entries that stand for no snapshot out of a saga's index; how many were there."""
-        async with self._connection.pool() as client:
-            return int(await client.zrem(self.keys.index(saga_id.hex), *members))
+        (count,) = await self._connection.pipelined([("ZREM", self.keys.index(saga_id.hex), *members)])
+        return int(count)
 
     async def broken_due(self) -> list[str]:
         """Due indexes that something else is in the place of."""
@@ -99,7 +101,7 @@ class HotQueue:
                 keys.append(key)
             for start in range(0, len(keys), _PAGE):
                 ids = filter(None, (saga_of(key[len(index) + 1 :]) for key in keys[start : start + _PAGE]))
-                ours = [save for save in (await self._identity.saves(list(ids))).values() if save.saga_id == saga_id]
+                ours = [save for save in (await self.saves(list(ids))).values() if save.saga_id == saga_id]
                 entries: dict[Any, int] = {hot_keys.member(s.step_index, s.snapshot_id): s.created_us for s in ours}
                 found += len(entries)
                 if entries:
@@ -141,8 +143,9 @@ class HotQueue:
         """Sagas of a shard that are due, without claiming them (dry runs)."""
         index, first = self.due_index(shard, expiring=expiring), 0
         while True:
-            async with self._connection.pool() as client:
-                page: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
+            (page,) = await self._connection.pipelined(
+                [("ZRANGEBYSCORE", index, "-inf", now_us, "LIMIT", first, _PAGE)]
+            )
             for saga_id in filter(None, map(saga_of, page)):
                 yield saga_id
             if len(page) < _PAGE:
@@ -221,7 +224,7 @@ class HotQueue:
         found = []
         for start in range(0, len(metas), _PAGE):
             page = metas[start : start + _PAGE]
-            there = await self._identity.saves([meta.snapshot_id for meta in page])
+            there = await self.saves([meta.snapshot_id for meta in page])
             for meta in page:
                 save = there.get(meta.snapshot_id)
                 if save is None or save.saga_id != meta.saga_id:
@@ -235,9 +238,78 @@ class HotQueue:
         calls = [([self.keys.value(meta.saga_id.hex, meta.snapshot_id.hex)], [old, new]) for meta, old, new in headers]
         return sum(await self._connection.run_many("attributes", calls))
 
+    async def saves(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, SnapshotMeta]:
+        """Which save Redis has of each of these, as far as its pointer tells (no names); one trip."""
+        pointers = await self._connection.mget([self.keys.pointer(each.hex) for each in snapshot_ids])
+        found: dict[UUID, SnapshotMeta] = {}
+        for snapshot_id, pointer in zip(snapshot_ids, pointers, strict=True):
+            if pointer is not None:
+                with suppress(struct.error, ValueError):  # none of ours: nobody will find what it leads to
+                    found[snapshot_id] = hot_keys.pointed(snapshot_id, pointer)
+        return found
+
+    async def heads(self, saves: Sequence[SnapshotMeta]) -> list[bytes]:
+        """The headers of the values of these saves, b"" where Redis has none (any more); few trips for all."""
+        found: list[bytes] = []
+        for start in range(0, len(saves), _PAGE):
+            keys = [self.keys.value(save.saga_id.hex, save.snapshot_id.hex) for save in saves[start : start + _PAGE]]
+            heads = await self._ranges([(key, _HEAD) for key in keys])
+            lengths = [int.from_bytes(head[OFFSET_HEADER_LENGTH : OFFSET_HEADER_LENGTH + 4], "big") for head in heads]
+            longer = [at for at, length in enumerate(lengths) if length > len(heads[at]) >= _HEAD]
+            for at, head in zip(longer, await self._ranges([(keys[at], lengths[at]) for at in longer]), strict=True):
+                heads[at] = head
+            found += heads
+        return found
+
+    async def _ranges(self, wanted: Sequence[tuple[str, int]]) -> list[bytes]:
+        commands = [("GETRANGE", key, 0, length - 1) for key, length in wanted]
+        answers = await self._connection.pipelined(commands, errors_too=True)
+        return [answer if isinstance(answer, bytes) else b"" for answer in answers]  # else it is none of ours
+
+    async def deleted_us(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """Of these, the ones that were deleted, as far as Redis remembers: older saves are refused; one trip."""
+        marks = await self._connection.mget([self.keys.delete_mark(each.hex) for each in snapshot_ids])
+        found = zip(snapshot_ids, marks, strict=True)
+        return {each: hot_keys.read_instant(mark) for each, mark in found if mark is not None}
+
+    async def members(self, saga_ids: Sequence[UUID]) -> AsyncIterator[list[UUID]]:
+        """The snapshots of these sagas, a page at a time."""
+        more, first = list(saga_ids), 0
+        while more:
+            ranges = [("ZRANGE", self.keys.index(saga_id.hex), first, first + _PAGE - 1) for saga_id in more]
+            pages = await self._connection.pipelined(ranges)
+            yield [hot_keys.member_id(member) for page in pages for member in page if hot_keys.is_member(member)]
+            more = [saga_id for saga_id, page in zip(more, pages, strict=True) if len(page) == _PAGE]
+            first += _PAGE
+
+    async def mark_lost(self, metas: Sequence[SnapshotMeta]) -> list[bool]:
+        """Note where these saves were, for reads to say that they are lost; False for one that is there, or a newer."""
+        calls = []
+        for meta in metas:
+            args = [meta.created_us, *_entry(meta), meta.saved_us, self.keys.prefix, meta.snapshot_id.hex]
+            calls.append((self._keys_of(meta), args))
+        return [answer == 1 for answer in await self._connection.run_many("lost", calls)]
+
+    async def set_aside(self, saves: Sequence[SnapshotMeta], prefix: str) -> int:
+        """Move these saves to the same names under another prefix; how many were there still."""
+        calls = []
+        for meta in saves:
+            member, pointer = _entry(meta)
+            args = [prefix, meta.saga_id.hex, meta.snapshot_id.hex, member, meta.created_us, pointer]
+            calls.append((self._keys_of(meta), args))
+        return sum(await self._connection.run_many("aside", calls))
+
+    def _keys_of(self, save: SnapshotMeta) -> list[str]:
+        return [self.keys.index(save.saga_id.hex), self.keys.pointer(save.snapshot_id.hex)]
+
     def _queue_keys(self, saga: str) -> list[str]:
         keys, shard = self.keys, saga[0]
         return [keys.index(saga), keys.due(shard), keys.expiry(shard), keys.claim(saga)]
+
+
+def _entry(meta: SnapshotMeta) -> tuple[bytes, bytes]:
+    """The member and the pointer of a save."""
+    return hot_keys.member(meta.step_index, meta.snapshot_id), hot_keys.pointer(meta)
 
 
 def _scores(answer: Sequence[Any]) -> list[Any]:

@@ -16,7 +16,6 @@ from uuid import UUID
 from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotConnection
-from sagaz_tiering.hot.identity import HotIdentity
 from sagaz_tiering.hot.queue import FIRST_HEADERS, HotQueue
 from sagaz_tiering.hot.values import (
     Gone,
@@ -48,15 +47,13 @@ _LONG_VALUE = 256 * 1024
 class HotTier:
     """Snapshots in Redis. `async with HotTier(settings) as hot`; connects when first used.
 
-    What applications call is here; beside it on the same connection stand `queue`, which only jobs call, and
-    `identity`, which tells whether this is the Redis that it was.
+    What applications call is here; beside it on the same connection stands `queue`, which jobs call.
     """
 
     def __init__(self, settings: HotSettings) -> None:
         """Nothing is connected to. Raises ConfigError for a URL of no use."""
         self.connection = HotConnection(settings)
         self.queue = HotQueue(self.connection)
-        self.identity = HotIdentity(self.connection)
         self.keys = self.connection.keys
 
     async def __aenter__(self) -> Self:
@@ -208,15 +205,11 @@ class HotTier:
     async def fetch(self, saga_id: UUID, snapshot_ids: Sequence[UUID]) -> list[bytes | None]:
         """The values of these snapshots of one saga, in one trip."""
         saga = saga_id.hex
-        async with self.connection.pool() as client:
-            values: list[Any] = await client.mget([self.keys.value(saga, s.hex) for s in snapshot_ids])
-        return values
+        return await self.connection.mget([self.keys.value(saga, s.hex) for s in snapshot_ids])
 
     async def owners(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, UUID]:
         """Of these snapshots, those that Redis has, and the saga that each belongs to there; one trip."""
-        async with self.connection.pool() as client:
-            names = [self.keys.pointer(snapshot_id.hex) for snapshot_id in snapshot_ids]
-            pointers: list[Any] = await client.mget(names) if names else []
+        pointers = await self.connection.mget([self.keys.pointer(snapshot_id.hex) for snapshot_id in snapshot_ids])
         owners = {s: hot_keys.owner(pointer) for s, pointer in zip(snapshot_ids, pointers, strict=True) if pointer}
         return {snapshot_id: owner for snapshot_id, owner in owners.items() if owner is not None}
 

@@ -65,7 +65,7 @@ async def put_back(context: JobContext, lease: Lease) -> int:
     """
     copied = 0
     async for rows in all_rows(context):
-        there = await context.hot.identity.saves([row.snapshot_id for row in rows])
+        there = await context.hot.queue.saves([row.snapshot_id for row in rows])
         done, refused = await _copy(context, lease, lacking(rows, there))
         if refused:
             await context.catalog.durable.mark_fallback(refused)
@@ -95,13 +95,13 @@ def lacking(rows: Sequence[DurableRow], there: Mapping[UUID, SnapshotMeta]) -> l
 async def would_copy(context: JobContext, rows: Sequence[DurableRow], there: Mapping[UUID, SnapshotMeta]) -> int:
     """How many of these `put_back` would copy, if Redis had what is `there`: it refuses what was deleted (dry runs)."""
     missing = lacking(rows, there)
-    deleted_us = await context.hot.identity.deleted_us([row.snapshot_id for row in missing])
+    deleted_us = await context.hot.queue.deleted_us([row.snapshot_id for row in missing])
     return sum(to_micros(row.saved_at) > deleted_us.get(row.snapshot_id, -1) for row in missing)
 
 
 async def would_refill(context: JobContext, rows: Sequence[DurableRow]) -> int:
     """How many of these `backfill` would find in Redis, or copy (dry runs)."""
-    there = await context.hot.identity.saves([row.snapshot_id for row in rows])
+    there = await context.hot.queue.saves([row.snapshot_id for row in rows])
     return len(rows) - len(lacking(rows, there)) + await would_copy(context, rows, there)
 
 
@@ -168,7 +168,7 @@ async def _unknown(context: JobContext, saves: Sequence[SnapshotMeta]) -> tuple[
 async def _headers(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[Header]:
     """What Redis has before the bodies of these saves."""
     found: list[Header] = []
-    for save, head in zip(saves, await context.hot.identity.heads(saves), strict=True):
+    for save, head in zip(saves, await context.hot.queue.heads(saves), strict=True):
         with suppress(CorruptRecord):  # whoever reads it is told
             header = read_header(head)
             check_indexed(header.meta, save.saga_id, member(save.step_index, save.snapshot_id), save.created_us)

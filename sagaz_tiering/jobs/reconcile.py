@@ -152,15 +152,15 @@ async def _agree(one: _Pass) -> None:
     context = one.context
     async for saga_ids in _sagas(one):
         some = saga_ids if one.looks_at_all else list(await context.catalog.erasures.forgotten(saga_ids))
-        async for ids in context.hot.identity.members(some):
-            saves = await context.hot.identity.saves(ids)
+        async for ids in context.hot.queue.members(some):
+            saves = await context.hot.queue.saves(ids)
             leaving = await _leaving(one, saves.values())
             await _remove(one, leaving)
             if one.looks_at_all:
                 left = list(set(saves.values()).difference(*leaving.values()))
                 await tell_untold(context, left, one.tally, one.lease)
         if one.lease is not None:
-            await context.hot.identity.be_looked_at(saga_ids, context.now_us)
+            await context.hot.queue.requeue(saga_ids, expiring=False)
     await _remove_deleted(one)
     await _put_back(one)
     await _find_lost(one)
@@ -242,7 +242,7 @@ async def _remove(one: _Pass, leaving: _Leaving) -> None:
 async def _set_aside(one: _Pass, saves: Sequence[SnapshotMeta]) -> int:
     context, state = one.context, one.state
     prefix = f"{context.hot.keys.prefix}-aside-{state.changed_at:%Y%m%dT%H%M%S}"
-    if moved := await context.hot.identity.set_aside(saves, prefix):
+    if moved := await context.hot.queue.set_aside(saves, prefix):
         when = "before it was first met" if state.good_at is None else f"at {state.good_at.isoformat()}"
         why = f"of a Redis that was whole {when}: they may have been deleted longer ago than deletions are remembered"
         await context.catalog.quarantine.record("hot_tier", prefix, why, context.now, budget=1)
@@ -257,13 +257,13 @@ async def _remove_deleted(one: _Pass) -> None:
     context, tombstones = one.context, one.context.catalog.locations.tombstones
     fetch = partial(tombstones, one.since, limit=_TOMBSTONES)
     async for ids in pages(fetch, _FIRST, lambda snapshot_id: snapshot_id, context.stopping):
-        leaving = await _leaving(one, (await context.hot.identity.saves(ids)).values())
+        leaving = await _leaving(one, (await context.hot.queue.saves(ids)).values())
         await _remove(one, leaving if one.lease else {"deleted": leaving["deleted"]})
 
 
 async def _there(one: _Pass, ids: Sequence[UUID]) -> dict[UUID, SnapshotMeta]:
     """Which saves of these Redis has, once all that leaves it has left."""
-    there = await one.context.hot.identity.saves(ids)
+    there = await one.context.hot.queue.saves(ids)
     if one.lease is None:
         for gone in (await _leaving(one, there.values())).values():
             for save in gone:
@@ -320,7 +320,7 @@ async def _mark_lost(one: _Pass, missing: Sequence[HotSave]) -> int:
         return sum(save.lost_at is None for save in lost)
     found = 0
     async with hot_saves.losing(left, one.lease, context.now) as (noted, lost):
-        marked = await context.hot.identity.mark_lost([save.meta for save in noted])
+        marked = await context.hot.queue.mark_lost([save.meta for save in noted])
         lost += [save for save, is_marked in zip(noted, marked, strict=True) if is_marked]
         found = sum(save.lost_at is None for save in lost)
     await hot_saves.drop(gone)
@@ -380,7 +380,7 @@ async def _foresee_put_back(context: JobContext, tally: Tally) -> None:
     """Count what is put back once the marks of what is lost have left Redis."""
     async for rows in all_rows(context):
         ids = [row.snapshot_id for row in rows]
-        there = await context.hot.identity.saves(ids)
+        there = await context.hot.queue.saves(ids)
         lost = [save.meta for save in await context.catalog.hot_saves.only_there(ids) if save.lost_at is not None]
         for gone in await context.hot.queue.would_evict(lost):
             del there[gone.snapshot_id]

@@ -94,7 +94,7 @@ class HotNotes:
     async def _look_for(self, late: Sequence[SnapshotMeta]) -> None:
         """These were saved before Redis was found to be another one, or nobody knows."""
         try:
-            there = await self._hot.identity.saves([meta.snapshot_id for meta in late])
+            there = await self._hot.queue.saves([meta.snapshot_id for meta in late])
         except HotTierUnavailable:
             there = {}
         gone = [m for m in late if m.snapshot_id not in there or there[m.snapshot_id].saved_us < m.saved_us]

@@ -124,7 +124,7 @@ class Life:
     async def lose(self) -> None:
         """Redis has lost a copy."""
         hot = self.shop.runtime.hot
-        there = await hot.identity.saves([self.rnd.choice(self.saved)[1]])
+        there = await hot.queue.saves([self.rnd.choice(self.saved)[1]])
         await hot.queue.evict_claimed(list(there.values()), {})
 
     async def lose_dictionary(self) -> None:
@@ -256,7 +256,7 @@ async def test_dry_run_of_age_tells_what_a_run_puts_right_first(
             with pytest.raises(HotTierUnavailable):
                 await shop.run("age")
         await shop.storage.save_snapshot(missed)
-        await hot.queue.evict_claimed(list((await hot.identity.saves([missed.snapshot_id])).values()), {})
+        await hot.queue.evict_claimed(list((await hot.queue.saves([missed.snapshot_id])).values()), {})
         await durable.mark_fallback([(row.snapshot_id, row.saved_at) for row in await durable.page(UUID(int=0), 9)])
         before = await everything(shop, redis_url)
         dry = await shop.run("age", dry_run=True)
@@ -278,7 +278,7 @@ async def test_dry_run_of_age_counts_whole_sagas_of_durable_rows(database: str, 
         saved = [make(at, status="failed" if at == 3 else "executing") for at in range(4)]
         for each in saved:
             await shop.storage.save_snapshot(each)
-        there = await hot.identity.saves([each.snapshot_id for each in saved])
+        there = await hot.queue.saves([each.snapshot_id for each in saved])
         await hot.queue.evict_claimed(list(there.values()), {})
         await durable.mark_fallback([(row.snapshot_id, row.saved_at) for row in await durable.page(UUID(int=0), 9)])
         shop.clock.advance(timedelta(days=10))

@@ -151,7 +151,7 @@ async def test_note_that_comes_after_the_expiry_brings_no_saga_back(opened: Any)
     """An application tells of a save that Redis alone had when `expire` has removed it already."""
     async with opened("hot") as shop:
         (snapshot,) = await saved(shop, "completed")
-        there = await shop.runtime.hot.identity.saves([snapshot.snapshot_id])
+        there = await shop.runtime.hot.queue.saves([snapshot.snapshot_id])
         await shop.storage._notes.flush()
         shop.clock.advance(31 * DAY)
         await shop.run("expire")

@@ -24,7 +24,7 @@ from sagaz_tiering.codec.value import encode, read_meta, to_value
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.hot.dictionaries import HotDictionaries
-from sagaz_tiering.hot.identity import HotIdentity
+from sagaz_tiering.hot.queue import HotQueue
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.put_back import tell_untold
 from sagaz_tiering.jobs.reconcile import LEASE
@@ -70,7 +70,7 @@ async def test_save_that_postgresql_refuses_holds_up_no_other_of_reconcile(
         await db.execute("DELETE FROM sagaz_tiering.hot_saves")
         await db.execute("ALTER TABLE sagaz_tiering.hot_saves ADD CONSTRAINT no_third CHECK (step_index <> 3)")
         context = shop.runtime.job_context()
-        saves = list((await context.hot.identity.saves([number(at) for at in range(6)])).values())
+        saves = list((await context.hot.queue.saves([number(at) for at in range(6)])).values())
         assert len(saves) == 6
         await told(context, saves)
         rows = await db.fetch("SELECT snapshot_id FROM sagaz_tiering.hot_saves ORDER BY snapshot_id")
@@ -88,7 +88,7 @@ async def test_reconcile_reads_each_header_once_however_many_pages_a_saga_has(
         await shop.storage._notes.flush()
         db, context = shop.runtime.db, shop.runtime.job_context()
         await db.execute("DELETE FROM sagaz_tiering.hot_saves")
-        saves = list((await context.hot.identity.saves([number(at) for at in range(30)])).values())
+        saves = list((await context.hot.queue.saves([number(at) for at in range(30)])).values())
         await context.hot.delete(number(7), until_us=saves[7].saved_us)
         await client.config_resetstat()
         for start in range(0, 30, 5):
@@ -110,7 +110,7 @@ async def test_durable_saves_that_redis_alone_has_are_durable_again_but_for_what
         db, context = shop.runtime.db, shop.runtime.job_context()
         await db.execute("DELETE FROM sagaz_tiering.saga_snapshots")
         await db.execute("ALTER TABLE sagaz_tiering.saga_snapshots ADD CONSTRAINT no_third CHECK (step_index <> 3)")
-        saves = list((await context.hot.identity.saves([number(at) for at in range(6)])).values())
+        saves = list((await context.hot.queue.saves([number(at) for at in range(6)])).values())
         value = await context.hot.get(number(5))
         assert isinstance(value, bytes)
         dry = Tally(None)
@@ -147,7 +147,7 @@ async def test_older_save_in_redis_is_not_put_before_a_newer_one_in_a_pack(
         meta = read_meta(value)
         assert await context.hot.save(meta, value, due_us=None, expires_us=None) is None
         shutil.move(cold / "objects" / "packs", tmp_path / "away")
-        dry, save = Tally(None), (await context.hot.identity.saves([number(1)]))[number(1)]
+        dry, save = Tally(None), (await context.hot.queue.saves([number(1)]))[number(1)]
         await tell_untold(context, [save], dry, None)
         real = await told(context, [save])
         shutil.move(tmp_path / "away", cold / "objects" / "packs")
@@ -173,7 +173,7 @@ async def test_newer_save_in_redis_than_in_a_pack_is_durable_again(
         await shop.storage.save_snapshot(new)
         await shop.runtime.db.execute("DELETE FROM sagaz_tiering.saga_snapshots")
         context = shop.runtime.job_context()
-        tally = await told(context, list((await context.hot.identity.saves([number(1)])).values()))
+        tally = await told(context, list((await context.hot.queue.saves([number(1)])).values()))
         assert tally.counts == {"made_durable": 1}
         await redis_do(redis_url, "FLUSHDB")
         assert await shop.storage.get_snapshot(number(1)) == new
@@ -192,7 +192,7 @@ async def test_dictionary_that_redis_alone_has_is_kept_for_what_becomes_durable(
         record = encode(snapshot, saved_us=context.now_us)
         value = to_value(record, level=3, dictionary=dictionary)
         assert await context.hot.save(record.meta, value, due_us=None, expires_us=None) is None
-        saves = list((await context.hot.identity.saves([snapshot.snapshot_id])).values())
+        saves = list((await context.hot.queue.saves([snapshot.snapshot_id])).values())
         assert (await told(context, saves)).counts == {"noted": 1}
         await HotDictionaries(context.hot).put(dictionary)
         await shop.runtime.db.execute("DELETE FROM sagaz_tiering.hot_saves")
@@ -211,14 +211,14 @@ async def test_headers_of_many_snapshots_are_not_all_in_memory_at_once(
         for at in range(5):
             await shop.storage.save_snapshot(make(at))
         await shop.runtime.db.execute("DELETE FROM sagaz_tiering.saga_snapshots")
-        context, sizes, heads = shop.runtime.job_context(), list[int](), HotIdentity.heads
+        context, sizes, heads = shop.runtime.job_context(), list[int](), HotQueue.heads
 
-        async def counted(self: HotIdentity, saves: Sequence[SnapshotMeta]) -> list[bytes]:
+        async def counted(self: HotQueue, saves: Sequence[SnapshotMeta]) -> list[bytes]:
             sizes.append(len(saves))
             return await heads(self, saves)
 
-        monkeypatch.setattr(HotIdentity, "heads", counted)
+        monkeypatch.setattr(HotQueue, "heads", counted)
         monkeypatch.setattr("sagaz_tiering.jobs.put_back._TOLD_AT_ONCE", 2)
-        saves = list((await context.hot.identity.saves([number(at) for at in range(5)])).values())
+        saves = list((await context.hot.queue.saves([number(at) for at in range(5)])).values())
         assert (await told(context, saves)).counts == {"made_durable": 5}
         assert sizes == [2, 2, 1]

@@ -42,7 +42,7 @@ async def test_flush_tells_what_waits_and_leaves_what_comes_meanwhile_to_the_nex
     """Else a busy application writes to PostgreSQL without a pause, one or two saves at a time."""
     saves = Saves()
     catalog: Any = SimpleNamespace(hot_saves=saves, hot_tier=None)
-    hot: Any = SimpleNamespace(identity=SimpleNamespace(saves=_none_there), noted=_taken_off)
+    hot: Any = SimpleNamespace(queue=SimpleNamespace(saves=_none_there), noted=_taken_off)
     notes = saves.notes = HotNotes(catalog, hot, SystemClock())
     for _ in range(3):
         notes.add(_meta(), None, 1)
@@ -64,7 +64,7 @@ async def test_what_postgresql_would_refuse_for_ever_holds_up_nobody() -> None:
         return 1
 
     catalog: Any = SimpleNamespace(hot_saves=_saves(note), hot_tier=None)
-    hot: Any = SimpleNamespace(identity=SimpleNamespace(saves=_none_there), noted=_taken_off)
+    hot: Any = SimpleNamespace(queue=SimpleNamespace(saves=_none_there), noted=_taken_off)
     notes, before = HotNotes(catalog, hot, SystemClock()), metrics.HOT_SAVES_UNNOTED._value.get()
     for meta in metas:
         notes.add(meta, None, 1)
@@ -89,7 +89,7 @@ async def test_what_could_not_be_told_waits_on_beside_what_came_meanwhile() -> N
         return 1
 
     catalog: Any = SimpleNamespace(hot_saves=_saves(note), hot_tier=None)
-    hot: Any = SimpleNamespace(identity=SimpleNamespace(saves=_none_there), noted=_taken_off)
+    hot: Any = SimpleNamespace(queue=SimpleNamespace(saves=_none_there), noted=_taken_off)
     notes = HotNotes(catalog, hot, SystemClock())
     notes.add(first, None, 1)
     notes.add(other, None, 1)

@@ -105,7 +105,7 @@ async def expire_noted(context: JobContext, lease: Lease) -> None:
     hot_saves = context.catalog.hot_saves
     fetch = partial(hot_saves.ended, context.now, limit=_NOTED_AT_ONCE)
     async for page in pages(fetch, _BEGINNING, _place, context.stopping):
-        there = await context.hot.identity.saves([save.meta.snapshot_id for save in page])
+        there = await context.hot.queue.saves([save.meta.snapshot_id for save in page])
         # Of what is known to be lost Redis has the mark alone.
         missing = [save.meta for save in page if save.lost_at or not _has(there.get(save.meta.snapshot_id), save.meta)]
         ends = await noted_ends(context, {save.meta.saga_id for save in page})
