@@ -1,4 +1,4 @@
-"""The only place that picks concrete backends: a configuration becomes open parts, closed in reverse order."""
+"""A configuration becomes open tiers, a facade and what jobs run with, closed in reverse order."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from sagaz_tiering.app.options import catalog_settings, hot_settings, master_keys, open_objects
+from sagaz_tiering.app.parts import parts_of
 from sagaz_tiering.app.workers import WorkerPool
 from sagaz_tiering.catalog import Catalog
-from sagaz_tiering.catalog.migrations import check_schema, migrate
-from sagaz_tiering.clock import Clock, SystemClock
+from sagaz_tiering.catalog.migrations import check_schema
+from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.tiers import HotSettings
-from sagaz_tiering.config.urls import bucket_and_prefix
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.dictionaries.bucket import BucketDictionaries
 from sagaz_tiering.dictionaries.cache import Dictionaries
@@ -34,12 +32,10 @@ from sagaz_tiering.jobs import JobContext, run_job
 from sagaz_tiering.jobs.journal import try_to_publish
 from sagaz_tiering.jobs.ownership import secure
 from sagaz_tiering.keys.keyring import Keyring
-from sagaz_tiering.keys.master import MasterKeys
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.tiers import InForce, Tiers
 
 if TYPE_CHECKING:
-    from sagaz_tiering.embedded.servers import Endpoints
     from sagaz_tiering.tiered.storage import TieredStorage
 
 
@@ -155,15 +151,14 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
 
     async def _open(self, stack: AsyncExitStack) -> Runtime:
         config, clock = self._in_force.settings, self._clock
-        endpoints = await _endpoints(config, stack)
-        db = await stack.enter_async_context(Database(catalog_settings(config, endpoints)))
-        hot = await stack.enter_async_context(HotTier(hot_settings(config, endpoints)))
+        parts = await parts_of(config, clock, stack)
+        db = await stack.enter_async_context(parts.database())
+        hot = await stack.enter_async_context(HotTier(parts.hot_settings()))
         if clock is None:
             clock = await stack.enter_async_context(ServerClock(db.time, hot.connection.time, host=self._host))
-        objects = await open_objects(config, endpoints, clock, stack)
-        if endpoints is not None and config.catalog.url.is_embedded:
-            await migrate(db)
-        masters = master_keys(config)
+        objects = await stack.enter_async_context(await parts.objects(clock))
+        await parts.migrate_embedded(db)
+        masters = parts.master_keys()
         stack.push_async_callback(masters.close)
         catalog = Catalog(db)
         dictionaries = _dictionaries(config, hot, catalog, objects)
@@ -183,77 +178,9 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
         )
 
 
-@asynccontextmanager
-async def open_database(config: TieringConfig) -> AsyncIterator[Database]:
-    """Only the catalog's database, for `catalog migrate`."""
-    async with AsyncExitStack() as stack:
-        endpoints = await _endpoints(config, stack)
-        yield await stack.enter_async_context(Database(catalog_settings(config, endpoints)))
-
-
-class Parts:
-    """What a configuration names, each part opened by itself: one that cannot be opened stops no other."""
-
-    def __init__(self, config: TieringConfig, endpoints: Endpoints | None, clock: Clock) -> None:
-        self.config, self.clock = config, clock
-        self._endpoints = endpoints
-
-    def database(self) -> Database:
-        """The catalog's database, not open yet."""
-        return Database(catalog_settings(self.config, self._endpoints))
-
-    def hot_settings(self) -> HotSettings:
-        """Where Redis is, and how it is used."""
-        return hot_settings(self.config, self._endpoints)
-
-    @asynccontextmanager
-    async def objects(self) -> AsyncIterator[ObjectStore]:
-        """The object store, open."""
-        async with AsyncExitStack() as stack:
-            yield await open_objects(self.config, self._endpoints, self.clock, stack)
-
-    def master_keys(self) -> MasterKeys:
-        """The master keys; whoever asks closes them."""
-        return master_keys(self.config)
-
-
-@asynccontextmanager
-async def open_parts(config: TieringConfig, *, clock: Clock | None = None) -> AsyncIterator[Parts]:
-    """The parts of `config` one by one; embedded servers run meanwhile, as with `open_runtime`."""
-    async with AsyncExitStack() as stack:
-        endpoints = await _endpoints(config, stack)
-        parts = Parts(config, endpoints, clock or SystemClock())
-        if endpoints is not None and config.catalog.url.is_embedded:
-            async with parts.database() as db:
-                await migrate(db)
-        yield parts
-
-
 def read_config(config: str | Path | TieringConfig) -> TieringConfig:
     """A configuration from its file, or as it is."""
     return config if isinstance(config, TieringConfig) else load_config(config)
-
-
-async def _endpoints(config: TieringConfig, stack: AsyncExitStack) -> Endpoints | None:
-    embedded = config.embedded
-    if embedded is None:
-        return None
-    from sagaz_tiering.embedded.servers import EmbeddedServers, endpoints_of_running
-
-    running = endpoints_of_running(embedded.data_dir)
-    if running is not None:
-        return running
-    cold = config.tiers.cold
-    servers = await stack.enter_async_context(
-        EmbeddedServers.start(
-            embedded.data_dir,
-            postgres=embedded.postgres,
-            redis=embedded.redis,
-            s3=embedded.s3,
-            bucket=None if cold.is_directory else bucket_and_prefix(cold.url)[0],
-        )
-    )
-    return servers.endpoints
 
 
 def _dictionaries(config: TieringConfig, hot: HotTier, catalog: Catalog, objects: ObjectStore) -> Dictionaries:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
-from sagaz_tiering.app.runtime import Parts
+from sagaz_tiering.app.parts import Parts
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Findings
 from sagaz_tiering.drivers.redis.client import RedisClient, time_of

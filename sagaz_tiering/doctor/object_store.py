@@ -9,7 +9,7 @@ import time
 
 import asyncpg
 
-from sagaz_tiering.app.runtime import Parts
+from sagaz_tiering.app.parts import Parts
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, Mark, MarkStanding, judge, parse, told_instead
 from sagaz_tiering.doctor.finding import Findings, Level, is_refusal
@@ -41,7 +41,7 @@ _UNCLAIMED = "nobody has claimed the prefix yet; the first job that runs does"
 
 async def check_object_store(parts: Parts, found: Findings) -> None:
     """Everything about it. Nothing is written where the prefix may be another catalog's, or could not be removed."""
-    async with parts.objects() as store:
+    async with await parts.objects() as store:
         await _reach(found, store)
         is_ours = await _owner(found, parts, store)
         if isinstance(store, S3ObjectStore):

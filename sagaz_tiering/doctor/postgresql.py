@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from sagaz_tiering.app.runtime import Parts
+from sagaz_tiering.app.parts import Parts
 from sagaz_tiering.catalog.migrations import check_schema, current_version
 from sagaz_tiering.catalog.saga_keys import SagaKeys
 from sagaz_tiering.config.policy import FrameEncryption

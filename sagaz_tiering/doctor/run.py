@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from sagaz_tiering.app.runtime import open_parts
+from sagaz_tiering.app.parts import open_parts
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig

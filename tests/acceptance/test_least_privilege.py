@@ -24,7 +24,7 @@ from support.s3_server import S3Server
 from support.tiers import NOW, config, product
 from support.yaml_config import write_config
 
-from sagaz_tiering.app.runtime import open_database, open_parts
+from sagaz_tiering.app.parts import open_database, open_parts
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.doctor import Level, examine

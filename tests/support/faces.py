@@ -1,7 +1,7 @@
 """What each room shows beside its `__init__`: the modules that other rooms may import."""
 
 FACES = {
-    "app": ("process", "runtime", "storage_url", "tiered"),
+    "app": ("parts", "process", "runtime", "storage_url", "tiered"),
     "catalog": (
         "catching_up",
         "compaction",

@@ -10,11 +10,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 import sagaz_tiering
-from sagaz_tiering.app.options import catalog_settings, hot_settings
+from sagaz_tiering.app.parts import Parts
 from sagaz_tiering.cli.options import CONFIG_PLACES
+from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.tiers import ColdSettings
-from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.refusals import missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.redis.refusals import missing_right
 from sagaz_tiering.objects.s3.answers import Asked, translated
@@ -90,12 +90,13 @@ def test_hints_name_the_variable_that_gave_the_url(tmp_path: Path) -> None:
     }
     named = "catalog.url (SAGAZ_TIERING_CATALOG__URL)"
     config = load_config(path, variables)
-    database = Database(catalog_settings(config, None))
+    database = Parts(config, SystemClock()).database()
     assert database.setting == named
-    assert Database(catalog_settings(load_config(path, {}), None)).setting == "catalog.url"
+    assert Parts(load_config(path, {}), SystemClock()).database().setting == "catalog.url"
     denied = missing_grant("permission denied for table packs", database.shown_url, database.setting)
     assert "ON ALL TABLES IN SCHEMA sagaz_tiering TO app" in denied
-    assert hot_settings(config, None).url.named("tiers.hot.url") == "tiers.hot.url (SAGAZ_TIERING_TIERS__HOT__URL)"
+    hot = Parts(config, SystemClock()).hot_settings()
+    assert hot.url.named("tiers.hot.url") == "tiers.hot.url (SAGAZ_TIERING_TIERS__HOT__URL)"
 
 
 def test_missing_tls_of_postgresql_is_told() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from support.processes import assert_private
 
-from sagaz_tiering.app.runtime import open_parts
+from sagaz_tiering.app.parts import open_parts
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.errors import (
@@ -254,7 +254,7 @@ WRITER = """
 import asyncio, hashlib, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from sagaz_tiering.app.runtime import open_parts
+from sagaz_tiering.app.parts import open_parts
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.objects.local.store import LocalObjectStore
 from sagaz_tiering.storage_class import StorageClass
@@ -353,7 +353,7 @@ async def test_deadline_of_a_directory_is_that_of_its_section(root: Path, clock:
     """`tiers.cold.request_timeout` holds for a file:// tier as for a bucket."""
     cold = {"url": root.as_uri(), "request_timeout": "7s"}
     config = TieringConfig(tiers={"hot": {"url": "redis://h/0"}, "cold": cold}, catalog={"url": "postgresql://h/db"})
-    async with open_parts(config, clock=clock) as parts, parts.objects() as store:
+    async with open_parts(config, clock=clock) as parts, await parts.objects() as store:
         assert isinstance(store, LocalObjectStore)
         assert store._timeout_s == 7
 

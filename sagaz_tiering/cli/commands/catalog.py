@@ -28,7 +28,7 @@ group = typer.Typer(name="catalog", help="The catalog in PostgreSQL.", rich_mark
 async def migrate(call: Call) -> Answer:
     """Apply the migrations that the database lacks. Repeating it does nothing."""
     path = locate_config(call.config)
-    from sagaz_tiering.app.runtime import open_database
+    from sagaz_tiering.app.parts import open_database
     from sagaz_tiering.catalog import migrations
     from sagaz_tiering.config.load import load_config
 
