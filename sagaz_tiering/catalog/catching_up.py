@@ -14,13 +14,12 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, lock_rows
+from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import JournalEntry, note
-from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, of_row
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
@@ -53,8 +52,7 @@ class CatchingUp(Repository):
 
     async def apply(self, entries: Sequence[JournalEntry], lease: Lease) -> None:
         """All of these, in one transaction; the fields of `body` are checked (`jobs.journal_format`)."""
-        async with fenced(self._db, lease) as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+        async with fenced(self._db, lease, archive_lock=True) as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", HOLD_LOCK)
             await _delete(conn, [entry for entry in entries if entry.kind == "delete"])
             for entry in entries:
@@ -132,8 +130,7 @@ class CatchingUp(Repository):
 
     async def object_is_gone(self, pack_id: int, lease: Lease, now: datetime) -> bool:
         """The row of a pack without its object ends, if nothing that lives is said to be in it; whether it did."""
-        async with fenced(self._db, lease) as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+        async with fenced(self._db, lease, archive_lock=True) as conn:
             await conn.execute(_SQL["drop_expired"], pack_id, now)
             return affected(await conn.execute(_SQL["drop_pack"], pack_id, now)) == 1
 
@@ -291,10 +288,9 @@ class Scrubbing(Repository):
 
     async def durable_of(self, snapshot_ids: Sequence[UUID]) -> set[UUID]:
         """Of these, the ones with a durable copy."""
-        return {row["snapshot_id"] for row in await self._db.fetch(_SCRUB["durable_of"], list(snapshot_ids))}
+        return await self._ids(_SCRUB["durable_of"], list(snapshot_ids))
 
     async def let_go(self, pack_id: int, snapshot_ids: Sequence[UUID], lease: Lease) -> None:
         """Forget the places of these in a pack whose bytes are gone."""
-        async with fenced(self._db, lease) as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+        async with fenced(self._db, lease, archive_lock=True) as conn:
             await conn.execute(_SCRUB["let_go"], pack_id, list(snapshot_ids))

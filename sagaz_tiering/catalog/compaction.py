@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
 from sagaz_tiering.catalog.erasures import settle_upload
-from sagaz_tiering.catalog.frame_index import IndexedFrame, insert_frames
-from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.frame_index import insert_frames
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, of_row
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import Repository, of_row
-from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.errors import LeaseLost
+from sagaz_tiering.packs.entries import FrameEntry
 
 _SQL = load(__package__, "compaction")
 _PACKS = load(__package__, "packs")
@@ -54,14 +52,14 @@ class Compaction(Repository):
             number, expires_at = row["frame_no"], row["expires_at"]
             if number not in found:
                 found[number] = LiveFrame(expiries={}, attributes=from_column(attributes.get(number, "")))
-            found[number].expiries[row["snapshot_id"]] = None if expires_at is None else to_micros(expires_at)
+            found[number].expiries[row["snapshot_id"]] = micros(expires_at)
         return found
 
     async def replace(
         self,
         new_id: int,
         old: Sequence[Pack],
-        frames: Sequence[IndexedFrame],
+        frames: Sequence[FrameEntry],
         lease: Lease,
         *,
         now: datetime,
@@ -73,8 +71,7 @@ class Compaction(Repository):
         holds something that the new one lacks.
         """
         old_ids = [pack.pack_id for pack in old]
-        async with fenced(self._db, lease) as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+        async with fenced(self._db, lease, archive_lock=True) as conn:
             if await conn.fetchval(_SQL["erased"], list(old_ids), [frame.saga_id for frame in frames]):
                 raise LeaseLost("a saga was erased while its pack was written anew; the next run does it again")
             looked = [pack.attributes_revision for pack in old]

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.leases import Lease, fenced
-from sagaz_tiering.catalog.rows import Repository, of_row
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, of_row
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.drivers.postgresql.pool import affected
 from sagaz_tiering.drivers.postgresql.queries import load, to_column

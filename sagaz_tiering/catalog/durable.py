@@ -19,8 +19,7 @@ import asyncpg
 
 from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
-from sagaz_tiering.catalog.leases import Lease, fenced
-from sagaz_tiering.catalog.rows import Repository
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, recordset, to_column
@@ -36,8 +35,6 @@ _PUT: Final = (
 """What a row to put has before its value."""
 _SAVED_AT, _SPILLED = _PUT.index("saved_at"), _PUT.index("spilled")
 
-ARCHIVE_LOCK = 0x5A6A7A02
-"""Transaction-scoped: publishing a pack takes it alone, deleting snapshots shares it; neither misses the other."""
 MOST_DUE = 100_000
 """So many due rows are counted for `status`."""
 _EXACT_PAGES = 1_000
@@ -103,11 +100,6 @@ class Put(NamedTuple):
     in_the_way_us: int | None = None
     frozen: bool = False
     announced_for_s: float | None = None
-
-
-def moment(micros: int | None) -> datetime | None:
-    """Microseconds as a column value."""
-    return None if micros is None else from_micros(micros)
 
 
 class DurableCopies(Repository):
@@ -378,7 +370,7 @@ def naming(row: Any) -> dict[str, Any]:
 
 def _with_expiry(row: Any) -> tuple[SnapshotMeta, int | None]:
     meta = meta_of(row, row["retention_until"], row["body_crc"])
-    return meta, None if row["expires_at"] is None else to_micros(row["expires_at"])
+    return meta, micros(row["expires_at"])
 
 
 def meta_of(row: Any, retention_until: datetime | None = None, body_crc: int = 0) -> SnapshotMeta:
@@ -387,7 +379,7 @@ def meta_of(row: Any, retention_until: datetime | None = None, body_crc: int = 0
         **naming(row),
         created_us=to_micros(row["created_at"]),
         saved_us=to_micros(row["saved_at"]),
-        retention_us=None if retention_until is None else to_micros(retention_until),
+        retention_us=micros(retention_until),
         body_crc=body_crc,
         attributes=from_column(row["attributes"] or ""),
     )

@@ -12,11 +12,10 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
 from sagaz_tiering.catalog.holds import Holds, NearCopy
 from sagaz_tiering.catalog.journal import note
+from sagaz_tiering.catalog.leases import Repository, of_row, share_archive
 from sagaz_tiering.catalog.locations import Doomed, remove
-from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.value import read_meta
@@ -172,7 +171,7 @@ class Erasures(Repository):
         erasure_id = uuid4()
         reason, who = checked_text(reason, "the reason"), checked_text(who, "the name of who orders it")
         async with self._db.transaction() as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
+            await share_archive(conn)
             now = clock.now()  # after the lock: no pack that is there already can hold anything saved later
             found_rows = await conn.fetch(_SQL["rows_of_saga"], saga_id)
             rows = [of_row(NearCopy, row, "saga_name", "step_name", "status") for row in found_rows]
@@ -228,7 +227,7 @@ class Erasures(Repository):
     async def _bury(self, erasure: Erasure, ids: Sequence[UUID]) -> None:
         """In PostgreSQL before in Redis, so that readers of either see the same, and no job publishes one again."""
         async with self._db.transaction() as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
+            await share_archive(conn)
             _, archived, _ = await remove(conn, [(snapshot_id, erasure.requested_at) for snapshot_id in sorted(ids)])
             await conn.execute(_SQL["add_packs_of"], erasure.erasure_id, sorted(set(archived.values())))
 

@@ -18,17 +18,16 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.attributes import key_of
+from sagaz_tiering.catalog.leases import Repository, micros, of_row
 from sagaz_tiering.catalog.patterns import expression
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import ANY
-from sagaz_tiering.costs import PackGroup, bucket_of
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.costs import PackGroup
 from sagaz_tiering.drivers.postgresql.queries import from_column, joined, load, to_column
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "find")
 PAGES: Final = {
@@ -182,11 +181,8 @@ class Route(NamedTuple):
         return by_names or by_statuses or question.steps != ANY
 
 
-class Find:
+class Find(Repository):
     """Looks sagas up."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def route(self, question: Question, *, held: bool = False) -> Route | None:
         """The shortest way to what a question means, or to what is `held` of it; None: nothing is meant.
@@ -300,7 +296,6 @@ def _known(row: Any) -> KnownSaga:
 
 
 def _present(row: Any) -> Present:
-    until, recorded = row["retention_until"], row["expires_at"]
     meta = SnapshotMeta(
         snapshot_id=_NO_ID,
         saga_id=row["saga_id"],
@@ -310,37 +305,18 @@ def _present(row: Any) -> Present:
         status=from_column(row["of_status"]),
         created_us=to_micros(row["made_at"]),
         saved_us=to_micros(row["clock_at"]),
-        retention_us=None if until is None else to_micros(until),
+        retention_us=micros(row["retention_until"]),
         body_crc=0,
         attributes=from_column(row["of_attributes"] or ""),
     )
     return Present(
         snapshots=row["snapshots"],
         meta=meta,
-        recorded_us=None if recorded is None else to_micros(recorded),
+        recorded_us=micros(row["expires_at"]),
         is_own_date_known=row["is_own_date_known"],
         in_redis=row["in_redis"],
         storage_class=row["storage_class"],
         dated=None if row["dated_by"] is None else (row["dated_by"], row["policy"]),
         held=row["held"],
-        pack=_pack(row),
-    )
-
-
-def _pack(row: Any) -> PackGroup | None:
-    if row["object_key"] is None:
-        return None
-    return PackGroup(
-        policy=row["policy"],
-        storage_class=StorageClass(row["storage_class"]),
-        bucket=bucket_of(row["object_key"]),
-        retention_revision=row["dated_by"],
-        packs=1,
-        bytes=row["byte_size"],
-        snapshots=row["snapshots"],
-        packed=row["snapshots"],
-        min_created_at=row["made_at"],
-        max_clock_at=row["clock_at"],
-        class_since=row["class_since"],
-        next_expiry_at=row["next_expiry_at"],
+        pack=None if row["bucket"] is None else of_row(PackGroup, row),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from struct import Struct
 from typing import Final
@@ -18,15 +17,16 @@ import asyncpg
 
 from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.erasures import note_late_pack
+from sagaz_tiering.catalog.leases import Repository
 from sagaz_tiering.catalog.locations import buried
-from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.catalog.saga_keys import keys_there
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.codec.typed_json import Encoding
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
 from sagaz_tiering.packs.attributes import united
+from sagaz_tiering.packs.entries import FrameEntry
+from sagaz_tiering.packs.frame import frame_digest
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "frame_index")
@@ -47,21 +47,6 @@ class AlreadyPacked(SagazTieringError):
     def __init__(self, message: str, snapshot_ids: Collection[UUID]) -> None:
         super().__init__(message)
         self.snapshot_ids = frozenset(snapshot_ids)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexedFrame:
-    """A frame of a pack and what is in it, as `packs.entries.PackedSnapshot` has it: meta, effective expiry, encoding.
-
-    `key_id` is the data key that it is encrypted with (None: it is not), `digest` what vouches for it (16 bytes).
-    """
-
-    saga_id: UUID
-    offset: int
-    length: int
-    snapshots: Sequence[tuple[SnapshotMeta, int | None, Encoding]]
-    key_id: UUID | None = None
-    digest: bytes
 
 
 _Step = tuple[str, str, int, str]
@@ -99,7 +84,7 @@ class Steps(Repository):
         return {named[row["digest"]]: row["step_id"] for row in await self._db.fetch(_SQL["step_ids"], list(named))}
 
 
-async def dead_among(conn: Connection, frames: Sequence[IndexedFrame], pack_id: int) -> set[UUID]:
+async def dead_among(conn: Connection, frames: Sequence[FrameEntry], pack_id: int) -> set[UUID]:
     """Of the snapshots in a pack, those that were deleted since they were saved; erasures learn of their bytes."""
     if not await conn.fetchval(_SQL["any_tombstones"]):
         return set()
@@ -110,36 +95,36 @@ async def dead_among(conn: Connection, frames: Sequence[IndexedFrame], pack_id: 
     return dead
 
 
-async def _note_late_frames(conn: Connection, frames: Sequence[IndexedFrame], dead: set[UUID], pack_id: int) -> None:
+async def _note_late_frames(conn: Connection, frames: Sequence[FrameEntry], dead: set[UUID], pack_id: int) -> None:
     """Frames with bytes of what was deleted on the way; those whose key was destroyed with it hold nothing readable."""
     late: dict[int, int] = {}
     for number, frame in enumerate(frames):
         saved = [meta.saved_us for meta, _, _ in frame.snapshots if meta.snapshot_id in dead]
         if saved:
             late[number] = min(saved)
-    there = await keys_there(conn, {key for number in late if (key := frames[number].key_id) is not None})
+    there = await keys_there(conn, {key for number in late if (key := frames[number].key_uuid) is not None})
     oldest: dict[UUID, int] = {}
     for number, saved_us in late.items():
         frame = frames[number]
-        if frame.key_id is None or frame.key_id in there:
+        if frame.key_uuid is None or frame.key_uuid in there:
             oldest[frame.saga_id] = min(saved_us, oldest.get(frame.saga_id, saved_us))
     if oldest:
         await note_late_pack(conn, {saga_id: from_micros(us) for saga_id, us in oldest.items()}, pack_id)
 
 
-async def check_keys(conn: Connection, frames: Sequence[IndexedFrame], left_out: Collection[UUID]) -> None:
+async def check_keys(conn: Connection, frames: Sequence[FrameEntry], left_out: Collection[UUID]) -> None:
     """An erasure that came between took the key; what was saved after it must be encrypted with a new one."""
     needed = {
-        frame.key_id
+        frame.key_uuid
         for frame in frames
-        if frame.key_id is not None and any(meta.snapshot_id not in left_out for meta, _, _ in frame.snapshots)
+        if frame.key_uuid is not None and any(meta.snapshot_id not in left_out for meta, _, _ in frame.snapshots)
     }
     if needed and needed - await keys_there(conn, needed):
         raise LeaseLost("a saga was erased and saved again while it was packed; nothing was published, repeat the job")
 
 
 async def insert_frames(
-    conn: Connection, pack_id: int, frames: Sequence[IndexedFrame], left_out: Collection[UUID] = ()
+    conn: Connection, pack_id: int, frames: Sequence[FrameEntry], left_out: Collection[UUID] = ()
 ) -> None:
     """Rows for the frames of a pack, numbered in order, with the attributes of the snapshots that are not left out."""
     await conn.copy_records_to_table(
@@ -147,13 +132,22 @@ async def insert_frames(
         schema_name="sagaz_tiering",
         columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id", "digest", "attributes"),
         records=[
-            (f.saga_id, pack_id, number, f.offset, f.length, f.key_id, UUID(bytes=f.digest), _attributes(f, left_out))
+            (
+                f.saga_id,
+                pack_id,
+                number,
+                f.offset,
+                f.length,
+                f.key_uuid,
+                UUID(bytes=frame_digest(f)),
+                _attributes(f, left_out),
+            )
             for number, f in enumerate(frames)
         ],
     )
 
 
-def _attributes(frame: IndexedFrame, left_out: Collection[UUID]) -> str | None:
+def _attributes(frame: FrameEntry, left_out: Collection[UUID]) -> str | None:
     carried = [(m.snapshot_id, m.attributes) for m, _, _ in frame.snapshots if m.snapshot_id not in left_out]
     return to_column(united(carried)) or None
 
@@ -161,7 +155,7 @@ def _attributes(frame: IndexedFrame, left_out: Collection[UUID]) -> str | None:
 async def insert_places(
     conn: Connection,
     pack_id: int,
-    frames: Sequence[IndexedFrame],
+    frames: Sequence[FrameEntry],
     steps: Mapping[_Step, int],
     left_out: Collection[UUID],
     *,
@@ -188,7 +182,7 @@ async def insert_places(
 async def _copy_places(
     conn: Connection,
     pack_id: int,
-    frames: Sequence[IndexedFrame],
+    frames: Sequence[FrameEntry],
     steps: Mapping[_Step, int],
     left_out: Collection[UUID],
 ) -> int:
@@ -214,7 +208,7 @@ async def _copy_places(
 
 
 def _packed_places(
-    pack_id: int, frames: Sequence[IndexedFrame], steps: Mapping[_Step, int], left_out: Collection[UUID]
+    pack_id: int, frames: Sequence[FrameEntry], steps: Mapping[_Step, int], left_out: Collection[UUID]
 ) -> Iterator[bytes]:
     for number, frame in enumerate(frames):
         for meta, expires, _ in frame.snapshots:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from sagaz_tiering.catalog.rows import Repository, of_row
+from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 
 _SQL = load(__package__, "jobs")

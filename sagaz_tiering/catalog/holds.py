@@ -16,8 +16,8 @@ from uuid import UUID, uuid4
 import orjson
 
 from sagaz_tiering.catalog.journal import note
+from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
-from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import checked_text, from_column, load, to_column
@@ -156,9 +156,8 @@ class Holds(Repository):
         names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
         of_end = expression(match.outcome), attributes_expression(match.attributes)
         rows = await self._db.fetch(_SQL["matched"], *names, most, *of_end)
-        counts = {
-            tier: sum(row["snapshots"] for row in rows if row["tier"] == tier) for tier in ("durable", "archived")
-        }
+        tiers = ("durable", "archived")
+        counts = {tier: sum(row["snapshots"] for row in rows if row["tier"] == tier) for tier in tiers}
         sagas = {row["saga_id"] for row in rows}
         return Coverage(**counts, sagas=len(sagas), exact=max(counts.values()) < most), sagas
 
@@ -185,18 +184,15 @@ class Holds(Repository):
 
     async def frozen(self, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
         """Of these, those of which PostgreSQL has something that is held: nothing replaces or removes it."""
-        return await self._ids("frozen", snapshot_ids, conn)
+        return await self._ids(_SQL["frozen"], list(snapshot_ids), conn=conn)
 
     async def frozen_in_packs(self, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
         """Of these, those that a pack has a held version of."""
-        return await self._ids("frozen_in_packs", snapshot_ids, conn)
+        return await self._ids(_SQL["frozen_in_packs"], list(snapshot_ids), conn=conn)
 
     async def known(self, snapshot_ids: Sequence[UUID]) -> set[UUID]:
         """Of these, those that PostgreSQL knows."""
-        return await self._ids("known", snapshot_ids)
-
-    async def _ids(self, query: str, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
-        return {row["snapshot_id"] for row in await (conn or self._db).fetch(_SQL[query], list(snapshot_ids))}
+        return await self._ids(_SQL["known"], list(snapshot_ids))
 
     async def release(self, hold_ids: Sequence[UUID], *, reason: str, who: str, now: datetime) -> int:
         """End these holds; how many were in force. Raises ConfigError for a reason that is no text."""
@@ -269,7 +265,7 @@ class Holds(Repository):
         ended = zip(*(_ended((ends or {}).get(s.saga_id)) for s in snapshots), strict=True)
         ids = [s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots]
         args = (*ids, *map(list, columns), *map(list, ended))
-        return {row["snapshot_id"] for row in await (conn or self._db).fetch(_SQL["covering"], *args)}
+        return await self._ids(_SQL["covering"], *args, conn=conn)
 
     async def refuse(self, snapshots: Sequence[Named], conn: Connection) -> None:
         """Raise LegalHold if one of these is held; `conn` of the transaction that deletes them, which then keeps it so.

@@ -16,10 +16,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, meta_of, moment, put_rows, row_to_put, versions
-from sagaz_tiering.catalog.leases import Lease, fenced
-from sagaz_tiering.catalog.rows import Repository
-from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.catalog.durable import meta_of, put_rows, row_to_put, versions
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment, share_archive
+from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import json_rows, load, to_column
 from sagaz_tiering.errors import StatementRefused
@@ -107,7 +106,7 @@ class HotSaves(Repository):
         ids, times = versions([save.meta for save in some])
         try:
             async with fenced(self._db, lease) as conn:
-                await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
+                await share_archive(conn)
                 await conn.execute(_SQL["begin_notes"], _NOTE_LOCK, ids)
                 rows = await conn.fetch(_SQL["forgotten"], ids, [save.meta.saga_id for save in some], times)
                 left_out = {row["snapshot_id"] for row in rows}
@@ -133,7 +132,7 @@ class HotSaves(Repository):
 
     async def noted(self, metas: Sequence[SnapshotMeta]) -> set[UUID]:
         """Of these saves, the ones that are noted."""
-        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["noted"], *versions(metas))}
+        return await self._ids(_SQL["noted"], *versions(metas))
 
     async def page(self, after: UUID, limit: int, *, only_lost: bool = False) -> list[HotSave]:
         """All of them (or of those that are lost), by id, after an id."""
@@ -190,7 +189,7 @@ async def drop_hot_saves(conn: Connection, ids: Sequence[UUID], until: Sequence[
 
 
 def _save(row: Any, own_until: datetime | None = None) -> HotSave:
-    expires_us = None if row["expires_at"] is None else to_micros(row["expires_at"])
+    expires_us = micros(row["expires_at"])
     return HotSave(meta=meta_of(row, own_until), expires_us=expires_us, lost_at=row["lost_at"])
 
 
@@ -312,4 +311,4 @@ async def change(
 ) -> int | None:
     """In a transaction of `changing`: this is the Redis from now on. Returns when it was whole last (None: unknown)."""
     good_at = await conn.fetchval(_HOT_TIER["change"], nonce, number, run_id, reason, moment(good_us), trusted, now)
-    return None if good_at is None else to_micros(good_at)
+    return micros(good_at)

@@ -1,4 +1,4 @@
-"""Leases with a fencing epoch: who may change what now.
+"""Leases with a fencing epoch: who may change what now; and what every repository of the catalog stands on.
 
 A holder renews in the background; a holder that was paused past its lease finds out inside its next
 transaction (`fenced`), not after it. The database's clock decides, so hosts may disagree about the time.
@@ -9,18 +9,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.rows import Repository
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database
-from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.errors import CatalogUnavailable, LeaseLost
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.storage_class import StorageClass
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 _SQL = load(__package__, "leases")
 _log = Logger(__name__)
+ARCHIVE_LOCK: Final = 0x5A6A7A02
+"""Transaction-scoped: publishing a pack takes it alone, deleting snapshots shares it; neither misses the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +42,67 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldLease:
+class HeldLease(Lease):
     """One row of `status`: who holds a lease until when."""
 
-    name: str
-    owner: str
-    epoch: int
     expires_at: datetime
+
+
+@asynccontextmanager
+async def fenced(db: Database, lease: Lease, *, archive_lock: bool = False) -> AsyncIterator[Connection]:
+    """A transaction: raises LeaseLost unless `lease` is still ours, and keeps it ours until the commit.
+
+    With `archive_lock` nobody else publishes or deletes meanwhile.
+    """
+    async with db.transaction() as conn:
+        if await conn.fetchval(_SQL["fence"], lease.name, lease.owner, lease.epoch) is None:
+            raise LeaseLost(
+                f"lease {lease.name!r} (epoch {lease.epoch}) is not held by {lease.owner} any more; nothing was written"
+            )
+        if archive_lock:
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+        yield conn
+
+
+async def share_archive(conn: Connection) -> None:
+    """For the rest of this transaction, which deletes, no pack is published."""
+    await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
+
+
+class Repository:
+    """Asks one database, which it neither opens nor closes."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def _change(self, lease: Lease, query: str, *args: Any) -> int:
+        """One statement while the lease is ours; how many rows it touched. Raises LeaseLost."""
+        async with fenced(self._db, lease) as conn:
+            return affected(await conn.execute(query, *args))
+
+    async def _ids(self, query: str, *args: Any, conn: Connection | None = None) -> set[UUID]:
+        """The snapshots that one statement tells."""
+        return {row["snapshot_id"] for row in await (conn or self._db).fetch(query, *args)}
+
+
+def of_row(kind: type[T], row: Any, *texts: str, **others: Any) -> T:
+    """The value of a row; `texts`: columns that `to_column` made (or NULL), `others`: fields that no column has."""
+    names = {field.name for field in fields(kind)} - others.keys()
+    values = {name: row[name] for name in names if name in row} | others
+    values |= {name: from_column(values[name]) for name in texts if values[name] is not None}
+    if "storage_class" in values:
+        values["storage_class"] = StorageClass(values["storage_class"])
+    return kind(**values)
+
+
+def moment(us: int | None) -> datetime | None:
+    """Microseconds since 1970 as a column value."""
+    return None if us is None else from_micros(us)
+
+
+def micros(at: datetime | None) -> int | None:
+    """What `moment` was given."""
+    return None if at is None else to_micros(at)
 
 
 class Leases(Repository):
@@ -89,14 +152,3 @@ class Leases(Repository):
                     return
             except CatalogUnavailable as exc:
                 _log.warning("lease.renewal_failed", lease=lease.name, error=str(exc))
-
-
-@asynccontextmanager
-async def fenced(db: Database, lease: Lease) -> AsyncIterator[Connection]:
-    """A transaction: raises LeaseLost unless `lease` is still ours, and keeps it ours until the commit."""
-    async with db.transaction() as conn:
-        if await conn.fetchval(_SQL["fence"], lease.name, lease.owner, lease.epoch) is None:
-            raise LeaseLost(
-                f"lease {lease.name!r} (epoch {lease.epoch}) is not held by {lease.owner} any more; nothing was written"
-            )
-        yield conn

@@ -8,17 +8,18 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, lock_rows, naming
+from sagaz_tiering.catalog.durable import lock_rows, naming
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.rows import Repository, of_row
+from sagaz_tiering.catalog.leases import Repository, micros, of_row, share_archive
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.keys.master import WrappedKey
+from sagaz_tiering.packs.entries import PublishedPack
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
@@ -72,17 +73,11 @@ class SnapshotLocation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
+class Packed(PublishedPack):
     """A snapshot that is in a pack already."""
 
     snapshot_id: UUID
     pack_id: int
-    object_key: str
-    pack_uuid: UUID
-    storage_class: StorageClass
-    byte_size: int
-    snapshot_count: int
-    footer_digest: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +160,7 @@ class Locations(Repository):
         jobs do: they are `half_deleted` until then. Raises LegalHold; after any error nothing was removed.
         """
         async with self._db.transaction() as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
+            await share_archive(conn)
             await self._holds.refuse([one.snapshot for one in doomed], conn)
             saves = sorted((one.snapshot.snapshot_id, one.until) for one in doomed)
             durable, archived, hot = await remove(conn, saves)
@@ -193,7 +188,7 @@ class Locations(Repository):
         """Of these saves, the ones that a later durable save put under another saga."""
         if not saves:
             return set()
-        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["moved"], *_columns(saves))}
+        return await self._ids(_SQL["moved"], *_columns(saves))
 
     async def tombstones(self, since: datetime | None, after: UUID, limit: int) -> list[UUID]:
         """Snapshots that were deleted since then (None: ever), by id, after an id."""
@@ -238,18 +233,7 @@ def _columns(saves: Sequence[Saved]) -> tuple[list[UUID], list[UUID], list[datet
 
 def frame_location(row: Any) -> FrameLocation:
     """Of a row of a frame with its pack and its key."""
-    return FrameLocation(
-        pack_id=row["pack_id"],
-        object_key=row["object_key"],
-        offset=row["byte_offset"],
-        length=row["byte_length"],
-        storage_class=StorageClass(row["storage_class"]),
-        object_size=row["byte_size"],
-        encrypted=row["key_id"] is not None,
-        key=wrapped_key(row),
-        digest=None if row["digest"] is None else row["digest"].bytes,
-        most=row["snapshot_count"],
-    )
+    return of_row(FrameLocation, row, key=wrapped_key(row))
 
 
 def _located(row: Any, saga: SagaEnd | None) -> SnapshotLocation:
@@ -267,7 +251,7 @@ def _located(row: Any, saga: SagaEnd | None) -> SnapshotLocation:
     return SnapshotLocation(
         ref=ref,
         saga=saga,
-        saved_us=None if saved is None else to_micros(saved),
+        saved_us=micros(saved),
         value=row["value"],
         place=place,
         retention_until=row["retention_until"],

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from sagaz_tiering.catalog.rows import Repository, of_row
+from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CorruptData, ObjectNotFound
 from sagaz_tiering.objects.base import ObjectStore

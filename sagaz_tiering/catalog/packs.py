@@ -6,25 +6,24 @@ Every change runs in one transaction that checks the job's lease and the pack's 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment, versions
+from sagaz_tiering.catalog.durable import versions
 from sagaz_tiering.catalog.erasures import settle_upload
-from sagaz_tiering.catalog.frame_index import IndexedFrame, Steps, check_keys, dead_among, insert_places
+from sagaz_tiering.catalog.frame_index import Steps, check_keys, dead_among, insert_places
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
-from sagaz_tiering.catalog.leases import Lease, fenced
-from sagaz_tiering.catalog.rows import Repository, of_row
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment, of_row
 from sagaz_tiering.catalog.sagas import note_archived, promise_anew
-from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.errors import LeaseLost
+from sagaz_tiering.packs.entries import AttributedPack, FrameEntry, PublishedPack
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
@@ -32,18 +31,12 @@ _SQL = load(__package__, "packs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewPack:
-    """What is known of a pack before its bytes are uploaded."""
+class NewPack(PublishedPack):
+    """What is known of a pack before its bytes are uploaded, in the order of the query `start`."""
 
-    pack_uuid: UUID
-    object_key: str
-    storage_class: StorageClass
     policy: str
     retention_revision: str
-    byte_size: int
-    snapshot_count: int
     sha256: bytes
-    footer_digest: bytes
     min_created_us: int
     max_created_us: int
     max_clock_us: int
@@ -52,22 +45,15 @@ class NewPack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pack:
+class Pack(AttributedPack):
     """What is looked at of a row of the table `packs`."""
 
     pack_id: int
-    pack_uuid: UUID
-    object_key: str
     state: str
-    storage_class: StorageClass
     policy: str
     retention_revision: str
-    byte_size: int
-    snapshot_count: int
     live_count: int
     sha256: bytes
-    footer_digest: bytes | None
-    attributes_digest: bytes | None
     attributes_revision: str | None
     min_created_at: datetime
     max_clock_at: datetime
@@ -107,12 +93,12 @@ class Packs(Repository):
     async def start(self, pack: NewPack, lease: Lease, now: datetime) -> int:
         """Announce an upload; the pack's id."""
         async with fenced(self._db, lease) as conn:
-            return int(await conn.fetchval(_SQL["start"], *_columns(pack), lease.name, lease.epoch, now))
+            return int(await conn.fetchval(_SQL["start"], *astuple(pack), lease.name, lease.epoch, now))
 
     async def activate(
         self,
         pack_id: int,
-        frames: Sequence[IndexedFrame],
+        frames: Sequence[FrameEntry],
         lease: Lease,
         now: datetime,
         *,
@@ -127,8 +113,7 @@ class Packs(Repository):
         readable with a key that was destroyed meanwhile, or that would replace one that is held since.
         """
         steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
-        async with fenced(self._db, lease) as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+        async with fenced(self._db, lease, archive_lock=True) as conn:
             await settle_upload(conn, pack_id)
             dead = await dead_among(conn, frames, pack_id)
             left_out = dead | set(elsewhere or ())
@@ -142,7 +127,7 @@ class Packs(Repository):
             await note_archived(conn, _published(frames, left_out))  # last, since saves lock sagas after snapshots
         return published
 
-    async def _check_replaced(self, conn: Connection, frames: Sequence[IndexedFrame], left_out: set[UUID]) -> None:
+    async def _check_replaced(self, conn: Connection, frames: Sequence[FrameEntry], left_out: set[UUID]) -> None:
         await hold_still(conn)
         ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]
         if await self._holds.frozen_in_packs([one for one in ids if one not in left_out], conn):
@@ -158,16 +143,15 @@ class Packs(Repository):
         """Of these packs, the ones that have a row."""
         return {row["pack_uuid"] for row in await self._db.fetch(_SQL["known"], list(pack_uuids))}
 
-    async def enter(self, pack: NewPack, frames: Sequence[IndexedFrame], lease: Lease, now: datetime) -> int:
+    async def enter(self, pack: NewPack, frames: Sequence[FrameEntry], lease: Lease, now: datetime) -> int:
         """A pack that is in the bucket already becomes `ACTIVE` with these snapshots; how many. One transaction.
 
         Durable rows that are not newer go. What the catalog knows of an upload of it is forgotten.
         """
         steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
-        async with fenced(self._db, lease) as conn:
-            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+        async with fenced(self._db, lease, archive_lock=True) as conn:
             await conn.execute(_SQL["start_over"], pack.pack_uuid)
-            pack_id = int(await conn.fetchval(_SQL["start"], *_columns(pack), lease.name, lease.epoch, now))
+            pack_id = int(await conn.fetchval(_SQL["start"], *astuple(pack), lease.name, lease.epoch, now))
             dead = await dead_among(conn, frames, pack_id)
             published = await insert_places(conn, pack_id, frames, steps, dead, replace=True)
             await conn.execute(_SQL["activate"], pack_id, published, now)
@@ -178,11 +162,11 @@ class Packs(Repository):
 
     async def abandon(self, pack_id: int, lease: Lease) -> bool:
         """Give up an upload; its bytes, if any ever appear, are collected. False if it is not uploading."""
-        return await self._change(_SQL["abandon"], lease, pack_id)
+        return await self._change(lease, _SQL["abandon"], pack_id) == 1
 
     async def abandoned_gone(self, begun_before: datetime, lease: Lease, now: datetime) -> None:
         """Every object has been looked at: of uploads that were given up, those that left none are gone."""
-        await self._change(_SQL["abandoned_gone"], lease, now, begun_before)
+        await self._change(lease, _SQL["abandoned_gone"], now, begun_before)
 
     async def evicted(self, pack_id: int, now: datetime) -> None:
         """Note that the hot copies are gone."""
@@ -230,7 +214,7 @@ class Packs(Repository):
 
     async def moved(self, pack_id: int, storage_class: StorageClass, lease: Lease, now: datetime) -> bool:
         """The object is in its new class now."""
-        return await self._change(_SQL["moved"], lease, pack_id, storage_class.value, now)
+        return await self._change(lease, _SQL["moved"], pack_id, storage_class.value, now) == 1
 
     async def expiring(self, now: datetime, retention_revision: str, after: int, limit: int) -> list[Pack]:
         """Active packs with something expired or nothing alive."""
@@ -242,8 +226,9 @@ class Packs(Repository):
 
     async def expiries(self, pack_id: int) -> dict[UUID, int | None]:
         """When each live snapshot of a pack expires, as recorded; None: never."""
-        rows = await self._db.fetch(_SQL["expiries"], pack_id)
-        return {r["snapshot_id"]: None if r["expires_at"] is None else to_micros(r["expires_at"]) for r in rows}
+        return {
+            row["snapshot_id"]: micros(row["expires_at"]) for row in await self._db.fetch(_SQL["expiries"], pack_id)
+        }
 
     async def count_expired(self, pack_id: int, now: datetime, besides: Collection[UUID] = ()) -> int:
         """How many snapshots of a pack `expire` would remove by `now`, of other sagas than those `besides`."""
@@ -327,44 +312,21 @@ class Packs(Repository):
         """Packs, bytes and snapshots per storage class and state, tombstones left out."""
         return [of_row(ClassTotals, row) for row in await self._db.fetch(_SQL["totals"])]
 
-    async def _change(self, query: str, lease: Lease, *args: Any) -> bool:
-        async with fenced(self._db, lease) as conn:
-            return affected(await conn.execute(query, *args)) == 1
-
     async def _packs(self, query: str, *args: Any) -> list[Pack]:
         return [of_row(Pack, row) for row in await self._db.fetch(_SQL[query], *args)]
 
 
-def _published(frames: Sequence[IndexedFrame], left_out: Collection[UUID]) -> Iterator[tuple[SnapshotMeta, int | None]]:
+def _published(frames: Sequence[FrameEntry], left_out: Collection[UUID]) -> Iterator[tuple[SnapshotMeta, int | None]]:
     for frame in frames:
         for meta, expires_us, _ in frame.snapshots:
             if meta.snapshot_id not in left_out:
                 yield meta, expires_us
 
 
-async def _drop_nearer(conn: Connection, frames: Sequence[IndexedFrame]) -> None:
+async def _drop_nearer(conn: Connection, frames: Sequence[FrameEntry]) -> None:
     """Durable rows, and notes of hot saves, of what is in a pack now, in that version or an older one."""
     metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
     ids, saved = versions(metas)
     await drop_hot_saves(conn, ids, saved)
     if await conn.fetchval(_SQL["any_durable"]):
         await conn.execute(_SQL["drop_durable"], ids, saved, [meta.body_crc for meta in metas])
-
-
-def _columns(pack: NewPack) -> tuple[Any, ...]:
-    return (
-        pack.pack_uuid,
-        pack.object_key,
-        pack.storage_class.value,
-        pack.policy,
-        pack.retention_revision,
-        pack.byte_size,
-        pack.snapshot_count,
-        pack.sha256,
-        from_micros(pack.min_created_us),
-        from_micros(pack.max_created_us),
-        from_micros(pack.max_clock_us),
-        moment(pack.next_expiry_us),
-        pack.footer_digest,
-        pack.attributes_revision,
-    )

@@ -8,9 +8,8 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import versions
-from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, of_row
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.snapshot import SnapshotMeta

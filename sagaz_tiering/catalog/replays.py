@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from sagaz_tiering.catalog.rows import Repository
+from sagaz_tiering.catalog.leases import Repository
 from sagaz_tiering.codec import typed_json
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.errors import CorruptRecord

@@ -15,9 +15,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.locations import FrameLocation, frame_location
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
-from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected

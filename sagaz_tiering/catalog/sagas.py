@@ -13,9 +13,8 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import moment, naming
-from sagaz_tiering.catalog.leases import Lease, fenced
-from sagaz_tiering.catalog.rows import Repository
+from sagaz_tiering.catalog.durable import naming
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
@@ -88,7 +87,7 @@ class Sagas(Repository):
                 meta=packed(naming(row), to_micros(row["created_at"]), to_micros(row["max_clock_at"])),
                 pack_id=row["pack_id"],
                 dated=(row["retention_revision"], row["policy"]),
-                recorded_us=None if row["expires_at"] is None else to_micros(row["expires_at"]),
+                recorded_us=micros(row["expires_at"]),
             )
             for row in await self._db.fetch(_SQL["archived_of"], list(saga_ids))
         ]

@@ -6,15 +6,15 @@ Memory and time grow with what is alike, not with how many there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
 
+from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
 from sagaz_tiering.costs import Due, Expired, PackGroup, bucket_of
@@ -87,13 +87,9 @@ class Surveys(Repository):
             notes.append(f"{overview['packs']:,} packs are put together by day, expiry month and order of size")
         groups = []
         for row in await self._db.fetch(_SQL["packs"], "ACTIVE", each):
-            group = of_row(PackGroup, row)
-            if counted is not None:
-                of_pack = counted.get(row["pack_id"], {})
-                group = replace(
-                    group, expired=sum(of_pack.values()), outcomes=None if others and not by_rules else of_pack
-                )
-            groups.append(group)
+            of_pack = None if counted is None else counted.get(row["pack_id"], {})
+            known = {} if of_pack is None else {"expired": sum(of_pack.values())}
+            groups.append(of_row(PackGroup, row, outcomes=None if others and not by_rules else of_pack, **known))
         return groups, notes
 
     async def retiring(self) -> list[PackGroup]:
@@ -133,20 +129,8 @@ class Surveys(Repository):
 
 def group_of(pack: Pack) -> PackGroup:
     """One pack as the planner sees it."""
-    return PackGroup(
-        policy=pack.policy,
-        storage_class=pack.storage_class,
-        bucket=bucket_of(pack.object_key),
-        retention_revision=pack.retention_revision,
-        packs=1,
-        bytes=pack.byte_size,
-        snapshots=pack.live_count,
-        packed=pack.snapshot_count,
-        min_created_at=pack.min_created_at,
-        max_clock_at=pack.max_clock_at,
-        class_since=pack.class_since,
-        next_expiry_at=pack.next_expiry_at,
-    )
+    sizes = {"packs": 1, "bytes": pack.byte_size, "snapshots": pack.live_count, "packed": pack.snapshot_count}
+    return of_row(PackGroup, asdict(pack), bucket=bucket_of(pack.object_key), **sizes)
 
 
 def _by_pack(rows: Sequence[Any]) -> dict[int, dict[str, int]]:

@@ -14,7 +14,6 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.catching_up import FrameRow
-from sagaz_tiering.catalog.frame_index import IndexedFrame
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.locations import Packed
 from sagaz_tiering.catalog.packs import NewPack, Pack
@@ -70,21 +69,6 @@ def new_pack(
         next_expiry_us=min(expiries, default=None),
         attributes_revision=next(iter(attributes_revisions)) if len(attributes_revisions) == 1 else None,
     )
-
-
-def placed_frames(footer: Footer) -> list[IndexedFrame]:
-    """The frames of a pack as the catalog notes them."""
-    return [
-        IndexedFrame(
-            saga_id=frame.saga_id,
-            offset=frame.offset,
-            length=frame.length,
-            snapshots=frame.snapshots,
-            key_id=None if frame.key_id is None else UUID(bytes=frame.key_id),
-            digest=frame_digest(frame),
-        )
-        for frame in footer.frames
-    ]
 
 
 async def store(context: JobContext, lease: Lease, new: NewPack, sealed: SealedPack) -> int:

@@ -38,7 +38,7 @@ from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import learn
 from sagaz_tiering.jobs.journal import Numbers, Told, read_journal
-from sagaz_tiering.jobs.pack_objects import compare_frames, placed_frames
+from sagaz_tiering.jobs.pack_objects import compare_frames
 from sagaz_tiering.jobs.scrub import side_by_side
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState, in_pages
@@ -182,8 +182,8 @@ async def _take(
         await _dispute(context, lease, info, settled, tally)
         digest = DISPUTED_FOOTER
     frames = [
-        replace(frame, snapshots=[s for s in frame.snapshots if s[0].snapshot_id not in settled.elsewhere])
-        for frame in placed_frames(footer)
+        replace(frame, snapshots=tuple(s for s in frame.snapshots if s.meta.snapshot_id not in settled.elsewhere))
+        for frame in footer.frames
     ]
     published = await context.catalog.packs.enter(
         _new_pack(info, footer, digest, context.policies), frames, lease, context.now

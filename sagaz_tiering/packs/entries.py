@@ -10,6 +10,7 @@ from sagaz_tiering.codec.typed_json import Encoding
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage_class import StorageClass
 
 
 class PackedSnapshot(NamedTuple):
@@ -41,6 +42,30 @@ class FrameEntry:
     key_id: bytes | None
     snapshots: tuple[PackedSnapshot, ...]
     sealed_attributes: bytes | None = None
+
+    @property
+    def key_uuid(self) -> UUID | None:
+        """The id of its key as a catalog has it."""
+        return None if self.key_id is None else UUID(bytes=self.key_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedPack:
+    """What the catalog knows of a pack; `footer_digest` None: published before there were any."""
+
+    pack_uuid: UUID
+    object_key: str
+    storage_class: StorageClass
+    byte_size: int
+    snapshot_count: int
+    footer_digest: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributedPack(PublishedPack):
+    """The same of a pack whose attributes may be told apart: `attributes_digest` None: by its footer."""
+
+    attributes_digest: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

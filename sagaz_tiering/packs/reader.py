@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 from sagaz_tiering.codec.typed_json import LARGE
@@ -18,35 +18,9 @@ from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.packs.entries import Footer, FrameEntry
+from sagaz_tiering.packs.entries import AttributedPack, Footer, FrameEntry, PublishedPack
 from sagaz_tiering.packs.format import MAGIC, TAIL_LENGTH, locate_footer, parse_footer
 from sagaz_tiering.packs.frame import DISPUTED, check_vouched, frame_digest, open_frame
-from sagaz_tiering.storage_class import StorageClass
-
-
-class PublishedPack(Protocol):
-    """What the catalog knows of a pack; `footer_digest` None: published before there were any."""
-
-    @property
-    def pack_uuid(self) -> UUID: ...
-    @property
-    def object_key(self) -> str: ...
-    @property
-    def byte_size(self) -> int: ...
-    @property
-    def snapshot_count(self) -> int: ...
-    @property
-    def storage_class(self) -> StorageClass: ...
-    @property
-    def footer_digest(self) -> bytes | None: ...
-
-
-class AttributedPack(PublishedPack, Protocol):
-    """The same of a pack whose attributes may be told apart: `attributes_digest` None: by its footer."""
-
-    @property
-    def attributes_digest(self) -> bytes | None: ...
-
 
 _BELIEVED: Final = 65_536
 """Snapshots that the footer of even the smallest pack may list where no catalog knows how many there are."""

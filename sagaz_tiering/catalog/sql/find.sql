@@ -92,7 +92,8 @@ reached AS (
              WHERE (SELECT count(*) FROM matched) < $8
                 OR (l.place, l.saga_id) >= (SELECT m.place, m.saga_id FROM matched m ORDER BY m.place, m.saga_id LIMIT 1)
              ORDER BY l.place, l.saga_id LIMIT 1) AS r)
-SELECT filled.lacking, reached.*, m.*, p.*, k.*,
+SELECT filled.lacking, reached.*, m.*, p.*, k.*, 1 AS packs, p.snapshots AS packed, p.dated_by AS retention_revision,
+       p.made_at AS min_created_at, p.clock_at AS max_clock_at,
        (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = m.name_id) AS saga_name
   FROM (SELECT CASE WHEN up_to IS NULL THEN found_up_to ELSE '00000000-0000-0000-0000-000000000000' END AS lacking
           FROM sagaz_tiering.sagas_filled) AS filled
@@ -100,7 +101,7 @@ SELECT filled.lacking, reached.*, m.*, p.*, k.*,
   LEFT JOIN matched m ON true
   LEFT JOIN LATERAL sagaz_tiering.present_of(m.saga_id, $9::integer, $10::text[]) AS p ON true
   LEFT JOIN LATERAL (  -- the pack, of those whose youngest is of one time the one that costs most
-    SELECT o.object_key, o.byte_size, o.class_since, o.next_expiry_at
+    SELECT split_part(o.object_key, '/', 4) AS bucket, o.byte_size AS bytes, o.class_since, o.next_expiry_at
       FROM sagaz_tiering.frames f CROSS JOIN LATERAL (SELECT * FROM sagaz_tiering.packs k WHERE k.pack_id = f.pack_id OFFSET 0) AS o
      WHERE p.storage_class IS NOT NULL AND f.saga_id = m.saga_id AND o.max_clock_at = p.clock_at AND o.policy = p.policy
        AND o.storage_class = p.storage_class

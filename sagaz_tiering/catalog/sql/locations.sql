@@ -7,17 +7,17 @@ SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.attr
   SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
          d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by, NULL::text AS policy,
          d.value AS value,
-         NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
-         NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
-         NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest,
-         NULL::integer AS snapshot_count
+         NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS "offset",
+         NULL::integer AS length, NULL::text AS storage_class, NULL::bigint AS object_size, NULL::boolean AS encrypted,
+         NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::bytea AS digest,
+         NULL::integer AS most
     FROM sagaz_tiering.saga_snapshots d
    WHERE d.snapshot_id = $1
   UNION ALL
   SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
          NULL, NULL, p.max_clock_at, p.retention_revision, p.policy, NULL,
-         f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
-         f.key_id, k.wrapped, k.master_id, f.digest, p.snapshot_count
+         f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size, f.key_id IS NOT NULL,
+         f.key_id, k.wrapped, k.master_id, uuid_send(f.digest), p.snapshot_count
     FROM sagaz_tiering.snapshots s
     JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
     JOIN sagaz_tiering.packs p USING (pack_id)
@@ -37,10 +37,10 @@ SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.attr
  (SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
          d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by, NULL::text AS policy,
          CASE WHEN $5::boolean THEN d.value END AS value,
-         NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
-         NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
-         NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest,
-         NULL::integer AS snapshot_count
+         NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS "offset",
+         NULL::integer AS length, NULL::text AS storage_class, NULL::bigint AS object_size, NULL::boolean AS encrypted,
+         NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::bytea AS digest,
+         NULL::integer AS most
     FROM sagaz_tiering.saga_snapshots d
    WHERE d.saga_id = $1
      AND ($2::timestamptz IS NULL OR d.created_at <= $2) AND ($3::text IS NULL OR d.step_name = $3)
@@ -48,8 +48,8 @@ SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.attr
  UNION ALL
  (SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
          NULL, NULL, p.max_clock_at, p.retention_revision, p.policy, NULL,
-         f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
-         f.key_id, k.wrapped, k.master_id, f.digest, p.snapshot_count
+         f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size, f.key_id IS NOT NULL,
+         f.key_id, k.wrapped, k.master_id, uuid_send(f.digest), p.snapshot_count
     FROM sagaz_tiering.frames f
     JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
     JOIN sagaz_tiering.packs p USING (pack_id)

@@ -77,8 +77,9 @@ UPDATE sagaz_tiering.restore_packs SET state = $3, error = $4 WHERE restore_id =
 
 -- name: places
 -- Where the asked snapshots of a pack are now: frames of whatever pack holds them.
-SELECT s.snapshot_id, f.saga_id, s.pack_id, p.object_key, p.storage_class, p.byte_size, p.snapshot_count, f.byte_offset,
-       f.byte_length, f.digest, f.key_id, k.wrapped, k.master_id, coalesce(f.attributes, '') AS attributes
+SELECT s.snapshot_id, f.saga_id, s.pack_id, p.object_key, p.storage_class, p.byte_size AS object_size,
+       p.snapshot_count AS most, f.byte_offset AS "offset", f.byte_length AS length, uuid_send(f.digest) AS digest,
+       f.key_id IS NOT NULL AS encrypted, f.key_id, k.wrapped, k.master_id, coalesce(f.attributes, '') AS attributes
   FROM sagaz_tiering.restore_items i
   JOIN sagaz_tiering.snapshots s USING (snapshot_id)
   JOIN sagaz_tiering.frames f ON f.pack_id = s.pack_id AND f.frame_no = s.frame_no

@@ -22,7 +22,7 @@ from sagaz_tiering.jobs.age.writes import AgeWrites
 from sagaz_tiering.jobs.claims import Claim
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.ownership import claim_prefix
-from sagaz_tiering.jobs.pack_objects import new_pack, placed_frames
+from sagaz_tiering.jobs.pack_objects import new_pack
 from sagaz_tiering.packs.entries import PackedSnapshot, SealedPack
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.policy import Policy
@@ -161,7 +161,7 @@ class Packer:
         writes = self._writes
         sealed, new = await self._seal(pack)
         pack_id = await writes.store(new, sealed)
-        frames, size = placed_frames(sealed.footer), len(sealed.data)
+        frames, size = sealed.footer.frames, len(sealed.data)
         del sealed  # tens of megabytes, and the next pack is being filled
         published = await writes.activate(pack_id, frames)
         self._tally.add("packs")

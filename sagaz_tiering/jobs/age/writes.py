@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.durable import ClaimedRow, Postponement
-from sagaz_tiering.catalog.frame_index import AlreadyPacked, IndexedFrame
+from sagaz_tiering.catalog.frame_index import AlreadyPacked
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.codec.header import is_in_pack
@@ -36,7 +36,7 @@ from sagaz_tiering.jobs.pack_objects import already_packed, finish_evictions, st
 from sagaz_tiering.jobs.put_back import backfill, fallback_rows, would_refill
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.packs.entries import SealedPack
+from sagaz_tiering.packs.entries import FrameEntry, SealedPack
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -150,7 +150,7 @@ class AgeWrites:
         await context.spend("age", upload_cost(context.prices, new.storage_class))
         return await store(context, self._lease, new, sealed)
 
-    async def activate(self, pack_id: int, frames: Sequence[IndexedFrame]) -> int:
+    async def activate(self, pack_id: int, frames: Sequence[FrameEntry]) -> int:
         """Publish; what another pack has in the same version or a newer one stays there. How many snapshots."""
         catalog, now = self._context.catalog, self._context.now
         metas = [meta for frame in frames for meta, _, _ in frame.snapshots]

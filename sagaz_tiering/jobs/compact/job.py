@@ -37,7 +37,7 @@ from sagaz_tiering.jobs.compact.plan import Merge, expiry_bucket, plan
 from sagaz_tiering.jobs.context import JobContext, Tally, chunks
 from sagaz_tiering.jobs.finish import finish_deletions
 from sagaz_tiering.jobs.ownership import claim_prefix
-from sagaz_tiering.jobs.pack_objects import new_pack, placed_frames, store, vouched
+from sagaz_tiering.jobs.pack_objects import new_pack, store, vouched
 from sagaz_tiering.jobs.times import with_sure_clock
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
@@ -159,7 +159,7 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
     moved = await context.catalog.compaction.replace(
         await store(context, lease, new, sealed),
         readable,
-        placed_frames(sealed.footer),
+        sealed.footer.frames,
         lease,
         now=context.now,
         delete_after=context.now + context.settings.jobs.retire_grace,
