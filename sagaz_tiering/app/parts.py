@@ -15,7 +15,7 @@ from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.config.urls import SecretUrl, bucket_and_prefix, secret_or_none
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
-from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys, Several
+from sagaz_tiering.keys.master import MasterKeys, Several
 from sagaz_tiering.objects.base import ObjectStore
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ class Parts:
         bucket, prefix = bucket_and_prefix(cold.url)
         return await S3ObjectStore.open(S3Options(bucket=bucket, prefix=prefix, settings=cold))
 
-    def master_keys(self) -> MasterKeys:
+    def master_keys(self) -> Several:
         """What the configuration names; whoever asks closes it. Nothing is read before a data key is needed."""
         section = self.config.encryption
         if section is None:
-            return NoMasterKeys()
+            return Several({})
         if importlib.util.find_spec("cryptography") is None:
             raise MissingDependencyError("cryptography", "the section `encryption`")
         found: dict[str, MasterKeys] = {}
@@ -81,7 +81,7 @@ class Parts:
             from sagaz_tiering.keys import kms
 
             found[kms.SCHEME] = kms.Kms(section)
-        return Several(list(found)[-1], found)
+        return Several(found)
 
 
 @asynccontextmanager

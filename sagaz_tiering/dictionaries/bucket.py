@@ -42,13 +42,9 @@ class BucketDictionaries:
     async def fetch(self, dictionary_id: bytes) -> bytes | None:
         """The content of one, found by the beginning of its name; None where there is none."""
         async for info in self._objects.list(f"{PREFIX}{dictionary_id.hex()}"):
-            digest = digest_in(info.key)
-            if digest is None:
-                continue
-            try:
-                return (await self.get(digest)).data
-            except (CorruptData, ObjectNotFound):
-                continue  # anyone could have put it there; `scrub` names it
+            if (digest := digest_in(info.key)) is not None:
+                with suppress(CorruptData, ObjectNotFound):  # anyone could have put it there; `scrub` names it
+                    return (await self.get(digest)).data
         return None
 
     async def has(self, dictionary: Dictionary) -> bool:
@@ -82,7 +78,6 @@ class BucketDictionaries:
             raise CorruptData(f"{key}: its bytes are not those that its name says")
         return Dictionary(data)
 
-    async def all(self) -> AsyncIterator[ObjectInfo]:
+    def all(self) -> AsyncIterator[ObjectInfo]:
         """Every object under the prefix, foreign ones too."""
-        async for info in self._objects.list(PREFIX):
-            yield info
+        return self._objects.list(PREFIX)

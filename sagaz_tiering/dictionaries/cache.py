@@ -100,7 +100,7 @@ class Dictionaries(Mapping[bytes, Dictionary]):
 
     async def close(self) -> None:
         """End what is under way in the background."""
-        tasks = [*self._loading.values(), *([] if self._refreshing is None else [self._refreshing])]
+        tasks = [task for task in (*self._loading.values(), self._refreshing) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -182,12 +182,10 @@ class Dictionaries(Mapping[bytes, Dictionary]):
 
     def _load_once(self, dictionary_id: bytes) -> asyncio.Task[Dictionary | None]:
         self._home.check()
-        task = self._loading.get(dictionary_id)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._load(dictionary_id))
-            self._loading[dictionary_id] = task
+        if dictionary_id not in self._loading:
+            task = self._loading[dictionary_id] = asyncio.get_running_loop().create_task(self._load(dictionary_id))
             task.add_done_callback(lambda done: self._loaded(dictionary_id, done))
-        return task
+        return self._loading[dictionary_id]
 
     def _loaded(self, dictionary_id: bytes, task: asyncio.Task[Dictionary | None]) -> None:
         del self._loading[dictionary_id]

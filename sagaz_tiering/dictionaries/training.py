@@ -12,9 +12,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 from random import Random
+from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Final
 
 import zstandard
@@ -68,13 +70,10 @@ def enough(sagas: int) -> int:
 
 def train(samples: Sequence[bytes], *, size: int, level: int = 1) -> bytes | None:
     """A dictionary of at most `size` bytes, for zstd's `level`; None where there is too little in common. CPU heavy."""
-    try:
-        trained: bytes = zstandard.train_dictionary(
-            size, list(samples), k=SEGMENT_BYTES, d=MATCH_BYTES, level=level
-        ).as_bytes()
-    except zstandard.ZstdError:
-        return None
-    return trained
+    with suppress(zstandard.ZstdError):
+        trained = zstandard.train_dictionary(size, list(samples), k=SEGMENT_BYTES, d=MATCH_BYTES, level=level)
+        return bytes(trained.as_bytes())
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,20 +118,19 @@ def _values_of(key: bytes, by_saga: Sequence[set[bytes]], least: int) -> _Values
     return _Values(tokens=tokens, sums=sums, shared=shared, heads=parts(_heads), tails=parts(_tails))
 
 
+def _lengths(token: bytes, runs: Sequence[bytes]) -> Iterator[int]:
+    """How much of it may stay, of so many runs."""
+    return (length for length in accumulate(map(len, runs)) if 1 < length <= len(token) - _LEAST_DISGUISED)
+
+
 def _heads(token: bytes) -> Iterator[bytes]:
     """Its beginnings that may stay."""
-    runs = _RUN.findall(token)
-    for end in accumulate(map(len, runs[:_MOST_RUNS])):
-        if 1 < end <= len(token) - _LEAST_DISGUISED:
-            yield token[:end]
+    return (token[:length] for length in _lengths(token, _RUN.findall(token)[:_MOST_RUNS]))
 
 
 def _tails(token: bytes) -> Iterator[bytes]:
     """Its ends that may stay."""
-    runs = _RUN.findall(token)
-    for length in accumulate(map(len, runs[: -_MOST_RUNS - 1 : -1])):
-        if 1 < length <= len(token) - _LEAST_DISGUISED:
-            yield token[-length:]
+    return (token[-length:] for length in _lengths(token, _RUN.findall(token)[: -_MOST_RUNS - 1 : -1]))
 
 
 def _places(body: bytes) -> Iterator[Place]:
@@ -155,13 +153,11 @@ def _masked(saga: Sequence[bytes], values: Mapping[bytes, _Values], random: Rand
     for body in saga:
         parts = []
         for place in _places(body):
-            part = chosen.get(place)
-            if part is None:
+            if place not in chosen:
                 key, token = place
                 of_key = values[key]
-                part = of_key.told(token if key == _NO_KEY else of_key.drawn(random), random)
-                chosen[place] = part
-            parts.append(part)
+                chosen[place] = of_key.told(token if key == _NO_KEY else of_key.drawn(random), random)
+            parts.append(chosen[place])
         masked.append(b"".join(parts))
     return masked
 
@@ -178,19 +174,11 @@ def disguised(text: bytes, random: Random) -> bytes:
 
 def _alphabets(lower: bytes) -> list[bytes]:
     """For each character: what a random byte makes of it."""
-    found = []
-    for char in range(256):
-        if char in b"0123456789":
-            alphabet = b"0123456789"
-        elif char in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ":
-            alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-        elif char in b"abcdefghijklmnopqrstuvwxyz" or char >= 128:
-            alphabet = lower
-        else:
-            alphabet = bytes([char])
-        found.append((alphabet * 256)[:256])
-    return found
+    alphabets = dict.fromkeys((*ascii_lowercase.encode(), *range(128, 256)), lower)
+    for alphabet in (ascii_uppercase.encode(), digits.encode()):
+        alphabets |= dict.fromkeys(alphabet, alphabet)
+    return [(alphabets.get(char, bytes([char])) * 256)[:256] for char in range(256)]
 
 
-_LETTERS: Final = _alphabets(b"abcdefghijklmnopqrstuvwxyz")
+_LETTERS: Final = _alphabets(ascii_lowercase.encode())
 _HEX_LETTERS: Final = _alphabets(b"abcdef")

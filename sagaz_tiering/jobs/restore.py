@@ -42,7 +42,7 @@ from sagaz_tiering.errors import (
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
-from sagaz_tiering.packs.attributes import attributed
+from sagaz_tiering.packs.attributes import carrying
 from sagaz_tiering.packs.reader import PackReader
 from sagaz_tiering.policy import SagaEnd
 
@@ -264,7 +264,7 @@ async def _rehydrate(context: JobContext, asked: Sequence[AskedSnapshot], until:
     await context.catalog.restores.pin(wanted, until)
     saved: set[UUID] = set()
     async with context.catalog.restores.keeping(frame, wanted) as there:
-        for record in attributed(records, first.attributes):
+        for record in carrying(records, first.attributes):
             if record.meta.snapshot_id in there:
                 decision = context.policies.decide(record.meta, SagaEnd.of(record.meta), context.now_us)
                 dictionary = context.dictionaries.for_writing(record.meta.saga_name)

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 
 from sagaz_tiering.errors import ErasedData, MasterKeyUnavailable
 from sagaz_tiering.keys.frame_key import KEY_BYTES, FrameKey
-from sagaz_tiering.keys.master import KeyTable, KeyTotals, MasterKeys, NoMasterKeys, WrappedKey
+from sagaz_tiering.keys.master import KeyTable, KeyTotals, Several, WrappedKey
 
 CACHE_SIZE: Final = 4096
 CACHE_SECONDS: Final = 30.0
@@ -47,7 +47,7 @@ class Locked:
 class Keyring:
     """The data keys of a catalog, opened with its master keys. Every method may raise MasterKeyUnavailable."""
 
-    def __init__(self, keys: KeyTable, masters: MasterKeys, *, seconds: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, keys: KeyTable, masters: Several, *, seconds: Callable[[], float] = time.monotonic) -> None:
         self.masters = masters
         self._keys = keys
         self._seconds = seconds
@@ -65,7 +65,11 @@ class Keyring:
             secret = await self.masters.unwrap(wrapped)
         if len(secret) != KEY_BYTES:
             raise MasterKeyUnavailable(f"the data key of saga {wrapped.saga_id} unwraps to {len(secret)} bytes")
-        return self._remember(wrapped, FrameKey(key_id=wrapped.key_id.bytes, secret=secret))
+        key = FrameKey(key_id=wrapped.key_id.bytes, secret=secret)
+        self._opened[wrapped.wrapped] = (self._seconds() + CACHE_SECONDS, key)
+        while len(self._opened) > CACHE_SIZE:
+            self._opened.popitem(last=False)
+        return key
 
     async def for_frame(self, *, encrypted: bool, wrapped: WrappedKey | None) -> FrameKey | None:
         """What opens the frame at a place; None if it is not encrypted. Raises ErasedData where the key is gone."""
@@ -115,7 +119,7 @@ class Keyring:
 
     def signs(self) -> bool:
         """Whether what the bucket's journal says can be signed: the configuration names a master key."""
-        return not isinstance(self.masters, NoMasterKeys)
+        return bool(self.masters.by_scheme)
 
     async def signing(self, catalog_id: UUID) -> tuple[WrappedKey, bytes] | None:
         """What this process signs its part of the journal with, and its secret; None without a master key.
@@ -186,9 +190,3 @@ class Keyring:
         async with self._gate:
             secret = await self.masters.unwrap(row)
             return await self.masters.wrap(secret, row.key_id, row.saga_id)
-
-    def _remember(self, wrapped: WrappedKey, key: FrameKey) -> FrameKey:
-        self._opened[wrapped.wrapped] = (self._seconds() + CACHE_SECONDS, key)
-        while len(self._opened) > CACHE_SIZE:
-            self._opened.popitem(last=False)
-        return key

@@ -17,9 +17,8 @@ from sagaz_tiering.errors import MasterKeyUnavailable
 from sagaz_tiering.keys.master import WrappedKey
 
 SCHEME: Final = "kms:"
-
-
 _DEADLINE_S: Final = 15.0
+_RETRIES: Final = {"total_max_attempts": 3, "mode": "standard"}
 
 
 class Kms:
@@ -39,33 +38,21 @@ class Kms:
     async def current_id(self) -> str:
         """`kms:` and the ARN; asks KMS once."""
         if self._current is None:
-            answer = await self._ask("DescribeKey", {"KeyId": self._settings.kms_key_id})
+            answer = await self._ask("DescribeKey", KeyId=self._settings.kms_key_id)
             self._current = SCHEME + str(answer["KeyMetadata"]["Arn"])
         return self._current
 
     async def wrap(self, secret: bytes, key_id: UUID, saga_id: UUID) -> WrappedKey:
         """One Encrypt."""
-        answer = await self._ask(
-            "Encrypt",
-            {"KeyId": self._settings.kms_key_id, "Plaintext": secret, "EncryptionContext": _context(key_id, saga_id)},
-        )
-        return WrappedKey(
-            key_id=key_id,
-            saga_id=saga_id,
-            wrapped=bytes(answer["CiphertextBlob"]),
-            master_id=SCHEME + str(answer["KeyId"]),
-        )
+        bound = _context(key_id, saga_id)
+        answer = await self._ask("Encrypt", KeyId=self._settings.kms_key_id, Plaintext=secret, EncryptionContext=bound)
+        wrapped, master_id = bytes(answer["CiphertextBlob"]), SCHEME + str(answer["KeyId"])
+        return WrappedKey(key_id=key_id, saga_id=saga_id, wrapped=wrapped, master_id=master_id)
 
     async def unwrap(self, wrapped: WrappedKey) -> bytes:
         """One Decrypt."""
-        answer = await self._ask(
-            "Decrypt",
-            {
-                "KeyId": wrapped.master_id.removeprefix(SCHEME),
-                "CiphertextBlob": wrapped.wrapped,
-                "EncryptionContext": _context(wrapped.key_id, wrapped.saga_id),
-            },
-        )
+        bound, master_id = _context(wrapped.key_id, wrapped.saga_id), wrapped.master_id.removeprefix(SCHEME)
+        answer = await self._ask("Decrypt", KeyId=master_id, CiphertextBlob=wrapped.wrapped, EncryptionContext=bound)
         return bytes(answer["Plaintext"])
 
     async def close(self) -> None:
@@ -73,7 +60,7 @@ class Kms:
         self._client = self._current = None
         await self._home.close(self._resources.aclose)
 
-    async def _ask(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def _ask(self, operation: str, **arguments: Any) -> Mapping[str, Any]:
         settings = self._settings
         place = settings.kms_endpoint_url or settings.kms_region or "AWS"
         where = f"KMS {operation} with key {settings.kms_key_id} at {place}"
@@ -82,33 +69,19 @@ class Kms:
                 client = await self._opened()
                 call: Callable[..., Awaitable[Mapping[str, Any]]] = getattr(client, _METHODS[operation])
                 return await call(**arguments)
-        except ClientError as exc:
-            code = str(exc.response["Error"].get("Code", ""))
-            said = str(exc.response["Error"].get("Message", ""))
-            raise MasterKeyUnavailable(f"{where}: {code} {said}".rstrip(), hint=_hint(code, operation)) from exc
-        except NoIdentity as exc:
-            raise MasterKeyUnavailable(f"{where}: {exc}", hint=exc.hint) from exc
-        except (BotoCoreError, OSError, TimeoutError, ValueError) as exc:
-            if (fault := tls_fault(exc, place)) is not None:
-                raise MasterKeyUnavailable(f"{where}: {fault.what}", hint=fault.hint) from exc
-            if isinstance(exc, ProfileNotFound):
-                raise MasterKeyUnavailable(f"{where}: {exc}", hint=NO_PROFILE_HINT) from exc
-            reason = str(exc) or f"no answer within {_DEADLINE_S:g} s"
-            raise MasterKeyUnavailable(
-                f"{where}: {reason}", hint="check encryption.kms_*, the AWS credentials and that KMS is reachable"
-            ) from exc
+        except (ClientError, NoIdentity, BotoCoreError, OSError, TimeoutError, ValueError) as exc:
+            reason, hint = _told(exc, operation, place)
+            raise MasterKeyUnavailable(f"{where}: {reason}", hint=hint) from exc
 
     async def _opened(self) -> Any:
         self._home.check()
         async with self._opening:
             if self._client is None:
-                session = aws_session(region=self._settings.kms_region)
-                config = AwsConfig(
-                    connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3, "mode": "standard"}
+                config = AwsConfig(connect_timeout=5, read_timeout=10, retries=_RETRIES)
+                client = aws_session(region=self._settings.kms_region).client(
+                    "kms", endpoint_url=self._settings.kms_endpoint_url, config=config
                 )
-                self._client = await self._resources.enter_async_context(
-                    session.client("kms", endpoint_url=self._settings.kms_endpoint_url, config=config)
-                )
+                self._client = await self._resources.enter_async_context(client)
             return self._client
 
 
@@ -120,17 +93,32 @@ def _context(key_id: UUID, saga_id: UUID) -> dict[str, str]:
     return {"sagaz-tiering:key": str(key_id), "sagaz-tiering:saga": str(saga_id)}
 
 
-def _hint(code: str, operation: str) -> str:
-    if code == "DisabledException":
-        return "the KMS key is disabled: enable it (aws kms enable-key --key-id ID); nothing is lost meanwhile"
-    if code in ("NotFoundException", "KMSInvalidStateException", "KeyUnavailableException"):
-        return "check that the KMS key exists in that region, is enabled and is not about to be deleted"
-    if code in ("InvalidCiphertextException", "IncorrectKeyException"):
-        return "another KMS key wrapped it, or the row was altered: compare with a backup"
-    if code in ("AccessDeniedException", "AccessDenied"):
-        return "grant kms:DescribeKey, kms:Encrypt and kms:Decrypt on that key, in this identity's policy and the key's"
-    if code in ("UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException"):
-        return "KMS does not know the access key: check the AWS credentials of this process"
-    if code in ("ExpiredTokenException", "ExpiredToken"):
-        return "renew the session's AWS credentials"
-    return f"KMS could not do {operation}; it is asked again with the next call"
+def _told(exc: Exception, operation: str, place: str) -> tuple[str, str]:
+    """What went wrong, and what to do."""
+    if isinstance(exc, ClientError):
+        code, said = (str(exc.response["Error"].get(name, "")) for name in ("Code", "Message"))
+        hint = _HINTS.get(code, f"KMS could not do {operation}; it is asked again with the next call")
+        return f"{code} {said}".rstrip(), hint
+    if isinstance(exc, NoIdentity):
+        return str(exc), exc.hint
+    if (fault := tls_fault(exc, place)) is not None:
+        return fault.what, fault.hint
+    if isinstance(exc, ProfileNotFound):
+        return str(exc), NO_PROFILE_HINT
+    reason = str(exc) or f"no answer within {_DEADLINE_S:g} s"
+    return reason, "check encryption.kms_*, the AWS credentials and that KMS is reachable"
+
+
+_DISABLED = "the KMS key is disabled: enable it (aws kms enable-key --key-id ID); nothing is lost meanwhile"
+_NOT_THERE = "check that the KMS key exists in that region, is enabled and is not about to be deleted"
+_OTHER_KEY = "another KMS key wrapped it, or the row was altered: compare with a backup"
+_NO_GRANT = "grant kms:DescribeKey, kms:Encrypt and kms:Decrypt on that key, in this identity's policy and the key's"
+_UNKNOWN = "KMS does not know the access key: check the AWS credentials of this process"
+_HINTS: Final = {
+    "DisabledException": _DISABLED,
+    **dict.fromkeys(("NotFoundException", "KMSInvalidStateException", "KeyUnavailableException"), _NOT_THERE),
+    **dict.fromkeys(("InvalidCiphertextException", "IncorrectKeyException"), _OTHER_KEY),
+    **dict.fromkeys(("AccessDeniedException", "AccessDenied"), _NO_GRANT),
+    **dict.fromkeys(("UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException"), _UNKNOWN),
+    **dict.fromkeys(("ExpiredTokenException", "ExpiredToken"), "renew the session's AWS credentials"),
+}

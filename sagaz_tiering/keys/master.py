@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NoReturn, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from sagaz_tiering.errors import MasterKeyUnavailable
@@ -81,59 +81,46 @@ class KeyTable(Protocol):
         """(as read, new) wrappings; how many were still as read."""
 
 
-class NoMasterKeys:
-    """Where the configuration names none."""
-
-    async def current_id(self) -> str:
-        self._refuse()
-
-    async def wrap(self, secret: bytes, key_id: UUID, saga_id: UUID) -> WrappedKey:
-        self._refuse()
-
-    async def unwrap(self, wrapped: WrappedKey) -> bytes:
-        self._refuse(f"; it was wrapped by {wrapped.master_id}")
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-    def _refuse(self, detail: str = "") -> NoReturn:
-        raise MasterKeyUnavailable(
-            f"a data key is needed, but the configuration names no master key{detail}",
-            hint="add a section `encryption: {key_file: PATH}` or `encryption: {kms_key_id: ID}`",
-        )
-
-
 def bound_to(key_id: UUID, saga_id: UUID) -> bytes:
     """What a wrapping is authenticated with."""
     return b"sagaz-tiering data key 1" + key_id.bytes + saga_id.bytes
 
 
 class Several:
-    """`MasterKeys` by scheme; `current` is one of them."""
+    """`MasterKeys` by scheme, the last one current; where the configuration names none, there is none to ask."""
 
-    def __init__(self, current: str, by_scheme: dict[str, MasterKeys]) -> None:
-        self._current = by_scheme[current]
-        self._by_scheme = by_scheme
+    def __init__(self, by_scheme: dict[str, MasterKeys]) -> None:
+        self.by_scheme = by_scheme
 
     async def current_id(self) -> str:
         """Of the current one."""
-        return await self._current.current_id()
+        return await self._asked().current_id()
 
     async def wrap(self, secret: bytes, key_id: UUID, saga_id: UUID) -> WrappedKey:
         """Under the current one."""
-        return await self._current.wrap(secret, key_id, saga_id)
+        return await self._asked().wrap(secret, key_id, saga_id)
 
     async def unwrap(self, wrapped: WrappedKey) -> bytes:
         """Under the one that wrapped it."""
-        scheme = wrapped.master_id.partition(":")[0] + ":"
-        if scheme not in self._by_scheme:
+        return await self._asked(wrapped).unwrap(wrapped)
+
+    async def close(self) -> None:
+        """Close all."""
+        for one in self.by_scheme.values():
+            await one.close()
+
+    def _asked(self, wrapped: WrappedKey | None = None) -> MasterKeys:
+        """The one that opens this (None: the current one)."""
+        if not self.by_scheme:
+            detail = "" if wrapped is None else f"; it was wrapped by {wrapped.master_id}"
+            raise MasterKeyUnavailable(
+                f"a data key is needed, but the configuration names no master key{detail}",
+                hint="add a section `encryption: {key_file: PATH}` or `encryption: {kms_key_id: ID}`",
+            )
+        scheme = next(reversed(self.by_scheme)) if wrapped is None else wrapped.master_id.partition(":")[0] + ":"
+        if wrapped is not None and scheme not in self.by_scheme:
             raise MasterKeyUnavailable(
                 f"the data key of saga {wrapped.saga_id} was wrapped by {wrapped.master_id}, which is not configured",
                 hint="name that master key in `encryption` too, until: sagaz-tiering keys rotate",
             )
-        return await self._by_scheme[scheme].unwrap(wrapped)
-
-    async def close(self) -> None:
-        """Close all."""
-        for one in self._by_scheme.values():
-            await one.close()
+        return self.by_scheme[scheme]

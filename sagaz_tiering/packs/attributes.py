@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.attributes import MAX_COLUMN_BYTES, SEPARATOR, tokens_of
@@ -22,6 +22,7 @@ from sagaz_tiering.keys.frame_key import FrameKey, decrypt, encrypt
 from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry, PackedSnapshot
 from sagaz_tiering.packs.frame import frame_digest
 
+Carrier = TypeVar("Carrier", Record, PackedSnapshot)
 CARRIED_BY: Final = "\x1e"
 _DIGITS: Final = 4
 _PURPOSE: Final = b"sagaz-tiering attributes 1"
@@ -65,24 +66,18 @@ def text_of(snapshots: Sequence[PackedSnapshot]) -> str:
     return united([(each.meta.snapshot_id, each.meta.attributes) for each in snapshots])
 
 
-def carrying(snapshots: Sequence[PackedSnapshot], text: str) -> tuple[PackedSnapshot, ...]:
-    """The same snapshots, each with its own of the text, and no others."""
-    columns = parted(text, [each.meta.snapshot_id for each in snapshots])
+def carrying(those: Sequence[Carrier], text: str) -> tuple[Carrier, ...]:
+    """The same snapshots (or records of a frame, which does not hold attributes itself), each with its own of the text.
+
+    And no others.
+    """
+    columns = parted(text, [each.meta.snapshot_id for each in those])
     return tuple(
         [
             each if each.meta.attributes == own else each._replace(meta=each.meta._replace(attributes=own))
-            for each, own in zip(snapshots, columns, strict=True)
+            for each, own in zip(those, columns, strict=True)
         ]
     )
-
-
-def attributed(records: Sequence[Record], text: str) -> list[Record]:
-    """The records of a frame, which does not hold attributes itself, each with its own of the text."""
-    columns = parted(text, [record.meta.snapshot_id for record in records])
-    return [
-        record._replace(meta=record.meta._replace(attributes=own)) if own else record
-        for record, own in zip(records, columns, strict=True)
-    ]
 
 
 def read_text(data: bytes, snapshots: Sequence[PackedSnapshot]) -> tuple[PackedSnapshot, ...]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.codec.value import MAX_NAME_BYTES, MAX_US, MIN_US, text_bytes
@@ -126,19 +126,6 @@ def _flags(frame: FrameEntry) -> int:
     return (FLAG_DICTIONARY if frame.dictionary_id is not None else 0) | (FLAG_KEY if frame.key_id is not None else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _FrameColumns:
-    sagas: list[tuple[UUID, str]]
-    offsets: tuple[int, ...]
-    lengths: tuple[int, ...]
-    raw_lengths: tuple[int, ...]
-    checksums: list[bytes]
-    codecs: bytes
-    counts: tuple[int, ...]
-    dictionary_ids: list[bytes | None]
-    key_ids: list[bytes | None]
-
-
 class FooterContent(NamedTuple):
     """A footer whose frames are read one after the other: all at once they take ten times its bytes."""
 
@@ -165,15 +152,15 @@ def open_footer_content(raw: bytes, most: int | None = None, *, version: int = V
         raise cursor.corrupt("the time of creation is out of range")
     strings = cursor.strings()
     dictionaries = tuple(cursor.blobs(32, cursor.count(32, "dictionaries")))
-    columns = _read_frame_columns(cursor, strings, most)
-    block, expiries = _read_snapshots(cursor, columns, most)
-    attributes = [b""] * len(columns.counts)
+    bare, counts = _read_frames(cursor, strings, most)
+    block, expiries = _read_snapshots(cursor, sum(counts), most)
+    attributes = [b""] * len(bare)
     if version == VERSION_WITH_SECTIONS:
-        attributes = _read_sections(cursor, len(columns.counts))
+        attributes = _read_sections(cursor, len(bare))
     cursor.end()
-    frames = _frames(cursor, columns, strings, block, expiries, attributes)
-    known = {digest[:DICTIONARY_ID_BYTES] for digest in dictionaries}
-    if any(used is not None and used not in known for used in columns.dictionary_ids):
+    frames = _frames(bare, counts, strings, block, expiries, attributes)
+    known = {None, *(digest[:DICTIONARY_ID_BYTES] for digest in dictionaries)}
+    if any(frame.dictionary_id not in known for frame in bare):
         raise cursor.corrupt("a frame uses a dictionary that is not listed")
     return FooterContent(pack_id, catalog_id, created_us, dictionaries, frames)
 
@@ -188,7 +175,8 @@ def _check_most(cursor: Cursor, count: int, what: str, most: int | None) -> None
         raise cursor.corrupt(f"{count} {what}, where the catalog knows of {most} snapshots")
 
 
-def _read_frame_columns(cursor: Cursor, strings: list[str], most: int | None) -> _FrameColumns:
+def _read_frames(cursor: Cursor, strings: list[str], most: int | None) -> tuple[list[FrameEntry], tuple[int, ...]]:
+    """The frames, without their snapshots, and how many each has."""
     n = cursor.count(_FRAME_BYTES, "frames")
     _check_most(cursor, n, "frames", most)
     if n == 0:
@@ -196,11 +184,9 @@ def _read_frame_columns(cursor: Cursor, strings: list[str], most: int | None) ->
     saga_ids = cursor.uuids(n)
     saga_names = cursor.picked(strings, cursor.numbers("I", n))
     offsets = cursor.numbers("Q", n)
-    lengths = cursor.numbers("I", n)
-    raw_lengths = cursor.numbers("I", n)
+    lengths, raw_lengths = cursor.numbers("I", n), cursor.numbers("I", n)
     checksums = cursor.blobs(16, n)
-    codecs = cursor.take(n)
-    flags = cursor.take(n)
+    codecs, flags = cursor.take(n), cursor.take(n)
     counts = cursor.numbers("I", n)
     if min(lengths) < MIN_FRAME_BYTES or min(raw_lengths) == 0 or max(raw_lengths) > MAX_FRAME_RAW_BYTES:
         raise cursor.corrupt("a frame has an impossible length")
@@ -210,17 +196,10 @@ def _read_frame_columns(cursor: Cursor, strings: list[str], most: int | None) ->
         raise cursor.corrupt("a frame has a codec or flags that this version does not know")
     if min(counts) == 0:
         raise cursor.corrupt("a frame has no snapshots")
-    return _FrameColumns(
-        sagas=list(zip(saga_ids, saga_names, strict=True)),
-        offsets=offsets,
-        lengths=lengths,
-        raw_lengths=raw_lengths,
-        checksums=checksums,
-        codecs=codecs,
-        counts=counts,
-        dictionary_ids=_flagged(cursor, flags, FLAG_DICTIONARY, DICTIONARY_ID_BYTES),
-        key_ids=_flagged(cursor, flags, FLAG_KEY, KEY_ID_BYTES),
-    )
+    names = ("saga_id", "saga_name", "offset", "length", "raw_length", "checksum", "codec", "dictionary_id", "key_id")
+    ids = _flagged(cursor, flags, FLAG_DICTIONARY, DICTIONARY_ID_BYTES), _flagged(cursor, flags, FLAG_KEY, KEY_ID_BYTES)
+    rows = zip(saga_ids, saga_names, offsets, lengths, raw_lengths, checksums, codecs, *ids, strict=True)
+    return [FrameEntry(**dict[str, Any](zip(names, row, strict=True)), snapshots=()) for row in rows], counts
 
 
 def _flagged(cursor: Cursor, flags: bytes, flag: int, width: int) -> list[bytes | None]:
@@ -229,9 +208,8 @@ def _flagged(cursor: Cursor, flags: bytes, flag: int, width: int) -> list[bytes 
     return [cursor.take(width) if value & flag else None for value in flags]
 
 
-def _read_snapshots(cursor: Cursor, columns: _FrameColumns, most: int | None) -> tuple[MetaBlock, bytes]:
+def _read_snapshots(cursor: Cursor, total: int, most: int | None) -> tuple[MetaBlock, bytes]:
     """Their metadata, and the column of their expiries."""
-    total = sum(columns.counts)
     _check_most(cursor, total, "snapshots", most)
     if total * (MIN_META_BYTES + 8) > cursor.remaining:
         raise cursor.corrupt(f"{total} snapshots cannot be in {cursor.remaining} bytes")
@@ -258,46 +236,30 @@ def _read_sections(cursor: Cursor, frames: int) -> list[bytes]:
 
 
 def _frames(
-    cursor: Cursor,
-    columns: _FrameColumns,
+    bare: Sequence[FrameEntry],
+    counts: Sequence[int],
     strings: list[str],
     block: MetaBlock,
     expiries: bytes,
     attributes: list[bytes],
 ) -> Iterator[FrameEntry]:
-    """A thousand snapshots or more at a time."""
+    """Each with its snapshots, of which a thousand or more are read at a time."""
     first = row = 0
-    while first < len(columns.counts):
+    while first < len(bare):
         end, count = first, 0
-        while end < len(columns.counts) and count < _ROWS:
-            count += columns.counts[end]
+        while end < len(bare) and count < _ROWS:
+            count += counts[end]
             end += 1
-        sagas = [columns.sagas[i] for i in range(first, end) for _ in range(columns.counts[i])]
+        sagas = [(bare[i].saga_id, bare[i].saga_name) for i in range(first, end) for _ in range(counts[i])]
         metas, encodings = block.rows(row, sagas, strings)
         created = [meta.created_us for meta in metas]
         deltas = struct.unpack_from(f">{count}q", expiries, 8 * row)
-        times = read_times(cursor, created, deltas, -MAX_EXPIRY_US + 1, MAX_EXPIRY_US)
+        times = read_times(block.cursor, created, deltas, -MAX_EXPIRY_US + 1, MAX_EXPIRY_US)
         snapshots = map(PackedSnapshot, metas, times, encodings)
         for i in range(first, end):
-            yield _frame(columns, i, tuple(islice(snapshots, columns.counts[i])), attributes[i])
+            own = tuple(islice(snapshots, counts[i]))
+            if attributes[i] and bare[i].key_id is None:
+                own = read_text(attributes[i], own)
+            sealed = attributes[i] if attributes[i] and bare[i].key_id is not None else None
+            yield replace(bare[i], snapshots=own, sealed_attributes=sealed)
         first, row = end, row + count
-
-
-def _frame(columns: _FrameColumns, i: int, snapshots: tuple[PackedSnapshot, ...], attributes: bytes) -> FrameEntry:
-    saga_id, saga_name = columns.sagas[i]
-    key_id = columns.key_ids[i]
-    if attributes and key_id is None:
-        snapshots = read_text(attributes, snapshots)
-    return FrameEntry(
-        saga_id=saga_id,
-        saga_name=saga_name,
-        offset=columns.offsets[i],
-        length=columns.lengths[i],
-        raw_length=columns.raw_lengths[i],
-        checksum=columns.checksums[i],
-        codec=columns.codecs[i],
-        dictionary_id=columns.dictionary_ids[i],
-        key_id=key_id,
-        snapshots=snapshots,
-        sealed_attributes=attributes if attributes and key_id is not None else None,
-    )

@@ -199,7 +199,7 @@ class MetaBlock:
     """The block of `count` snapshots, read some rows at a time: all at once they take ten times its bytes."""
 
     def __init__(self, cursor: Cursor, count: int) -> None:
-        self._cursor = cursor
+        self.cursor = cursor
         self._count = count
         self._ids = cursor.take(16 * count)
         self._numbers = cursor.take(_numbers(count).size)
@@ -217,15 +217,15 @@ class MetaBlock:
         numbers = self._columns(start, n)
         created, steps = numbers[:n], numbers[3 * n : 4 * n]
         names, crcs = numbers[4 * n : 6 * n], numbers[6 * n : 7 * n]
-        _check_range(self._cursor, created, MIN_US, MAX_US)
+        _check_range(self.cursor, created, MIN_US, MAX_US)
         saved = tuple(map(add, created, numbers[n : 2 * n]))
-        _check_range(self._cursor, saved, MIN_US, MAX_US)
-        retention = read_times(self._cursor, created, numbers[2 * n : 3 * n], MIN_US, MAX_US)
-        texts = self._cursor.picked(strings, names)
+        _check_range(self.cursor, saved, MIN_US, MAX_US)
+        retention = read_times(self.cursor, created, numbers[2 * n : 3 * n], MIN_US, MAX_US)
+        texts = self.cursor.picked(strings, names)
         try:
             encodings = [_ENCODINGS[number] for number in numbers[7 * n :]]
         except KeyError as exc:
-            raise self._cursor.corrupt("unknown encoding of a body") from exc
+            raise self.cursor.corrupt("unknown encoding of a body") from exc
         saga_ids, saga_names = zip(*sagas, strict=True) if n else ((), ())
         columns = (ids, saga_ids, saga_names, texts[:n], steps, texts[n:], created, saved, retention, crcs)
         return list(map(SnapshotMeta, *columns)), encodings

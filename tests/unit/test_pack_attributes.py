@@ -21,7 +21,7 @@ from sagaz_tiering.attributes import column, token
 from sagaz_tiering.codec.value import Record, encode
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
-from sagaz_tiering.packs.attributes import attributed, opened, parted, united
+from sagaz_tiering.packs.attributes import carrying, opened, parted, united
 from sagaz_tiering.packs.entries import Footer, FrameEntry, SealedPack
 from sagaz_tiering.packs.footer import footer_content, most_footer_bytes, open_footer_content
 from sagaz_tiering.packs.format import PackWriter, check_frame, locate_footer, parse_footer, parse_pack
@@ -77,9 +77,7 @@ def test_golden_pack_of_version_2_is_still_read() -> None:
     assert read_footer(footer_part(data), len(data)) == without
     records = open_frame(data[8:][: footer.frames[0].length])
     assert records == make.plain_records()
-    assert attributed(
-        records, united([(r.meta.snapshot_id, r.meta.attributes) for r in make.records_with_attributes()])
-    )
+    assert carrying(records, united([(r.meta.snapshot_id, r.meta.attributes) for r in make.records_with_attributes()]))
     assert b"ORD-SECRET" not in zstandard.decompress(footer_part(data)[:-28])
 
 

@@ -42,7 +42,7 @@ from sagaz_tiering.jobs.times import with_sure_clock
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
-from sagaz_tiering.packs.attributes import attributed, carrying
+from sagaz_tiering.packs.attributes import carrying
 from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.packs.frame import build_frame, open_frame
@@ -243,7 +243,7 @@ class _OldFrame:
         records = open_frame(
             payload, key=supplies.key_of(entry), dictionaries=supplies.known, most=len(entry.snapshots)
         )
-        found = [(record, record.meta.snapshot_id) for record in attributed(records, self.live.attributes)]
+        found = [(record, record.meta.snapshot_id) for record in carrying(records, self.live.attributes)]
         return [(record, self.expiries[snapshot_id]) for record, snapshot_id in found if snapshot_id in self.expiries]
 
 
