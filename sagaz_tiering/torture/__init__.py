@@ -1,6 +1,6 @@
 """The product under torture, on this machine: processes killed at any moment, and a model that knows what must be.
 
-`chaos` kills, `model` says what was acknowledged, `checks` compares.
+`run` kills, `model` says what was acknowledged and compares, `store` has the servers and the processes.
 It never runs against servers that it did not start.
 """
 
