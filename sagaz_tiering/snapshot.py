@@ -86,6 +86,19 @@ def _as_text(value: object, name: str) -> str:
     return plain
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.value if isinstance(value, Enum) else value
+
+
+def _as_dict(record: Any, *names: str) -> dict[str, Any]:
+    """Fields as JSON has them (all, or those named): ids and times as text, of an enum its value."""
+    return {name: _plain(getattr(record, name)) for name in names or record.__dataclass_fields__}
+
+
 @dataclass(frozen=True, slots=True)
 class SagaSnapshot:
     """A saga's state at one moment. Attribute for attribute what `sagaz` calls a SagaSnapshot, and equal to such a one.
@@ -171,19 +184,7 @@ class SagaSnapshot:
 
     def to_dict(self) -> dict[str, Any]:
         """Ids and times as text, the rest as it is (the shape that `sagaz` uses)."""
-        return {
-            "snapshot_id": str(self.snapshot_id),
-            "saga_id": str(self.saga_id),
-            "saga_name": self.saga_name,
-            "step_name": self.step_name,
-            "step_index": self.step_index,
-            "status": self.status,
-            "context": self.context,
-            "completed_steps": self.completed_steps,
-            "external_refs": self.external_refs,
-            "created_at": self.created_at.isoformat(),
-            "retention_until": self.retention_until.isoformat() if self.retention_until else None,
-        }
+        return _as_dict(self, *_AS_SAGAZ)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SagaSnapshot:
@@ -200,6 +201,7 @@ class SagaSnapshot:
 
 
 _fields = attrgetter(*SagaSnapshot.__dataclass_fields__)
+_AS_SAGAZ = (*tuple(SagaSnapshot.__dataclass_fields__)[:8], "external_refs", "created_at", "retention_until")
 
 
 def uuid_of(raw: bytes) -> UUID:
@@ -298,20 +300,7 @@ class SnapshotRef:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "snapshot_id": str(self.snapshot_id),
-            "saga_id": str(self.saga_id),
-            "saga_name": self.saga_name,
-            "step_name": self.step_name,
-            "step_index": self.step_index,
-            "status": self.status,
-            "created_at": self.created_at.isoformat(),
-            "expires_at": self.expires_at.isoformat() if self.expires_at else None,
-            "tier": self.tier.value,
-            "storage_class": self.storage_class,
-            "held": self.held,
-            "unreadable": self.unreadable,
-        }
+        return _as_dict(self)
 
 
 @dataclass(slots=True)
@@ -358,18 +347,7 @@ class ReplayResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Ids and times as text: what `get_replay_log` returns."""
-        return {
-            "replay_id": str(self.replay_id),
-            "original_saga_id": str(self.original_saga_id),
-            "new_saga_id": str(self.new_saga_id),
-            "checkpoint_step": self.checkpoint_step,
-            "replay_status": ReplayStatus(self.replay_status).value,
-            "initiated_by": self.initiated_by,
-            "context_override": self.context_override,
-            "error_message": self.error_message,
-            "created_at": self.created_at.isoformat(),
-            "completed_at": self.completed_at.isoformat() if self.completed_at else None,
-        }
+        return _as_dict(self) | {"replay_status": ReplayStatus(self.replay_status).value}
 
 
 def replay_record(result: Any) -> dict[str, Any]:
@@ -378,19 +356,11 @@ def replay_record(result: Any) -> dict[str, Any]:
     Raises InvalidSnapshot (or NaiveTimestamp) for what is not a replay result.
     """
     try:
-        status = ReplayStatus(getattr(result.replay_status, "value", result.replay_status)).value
-        completed = result.completed_at
-        return {
-            "replay_id": str(as_uuid(result.replay_id, "replay_id")),
-            "original_saga_id": str(as_uuid(result.original_saga_id, "original_saga_id")),
-            "new_saga_id": str(as_uuid(result.new_saga_id, "new_saga_id")),
-            "checkpoint_step": result.checkpoint_step,
-            "replay_status": status,
-            "initiated_by": result.initiated_by,
-            "context_override": result.context_override,
-            "error_message": result.error_message,
-            "created_at": as_utc(result.created_at, "created_at").isoformat(),
-            "completed_at": None if completed is None else as_utc(completed, "completed_at").isoformat(),
-        }
+        record = {name: getattr(result, name) for name in ReplayResult.__dataclass_fields__}
+        record["replay_status"] = ReplayStatus(getattr(result.replay_status, "value", result.replay_status))
+        record |= {name: as_uuid(record[name], name) for name in ("replay_id", "original_saga_id", "new_saga_id")}
+        times = ("created_at",) if result.completed_at is None else ("created_at", "completed_at")
+        record |= {name: as_utc(record[name], name) for name in times}
+        return {name: _plain(value) for name, value in record.items()}
     except (AttributeError, ValueError) as exc:
         raise InvalidSnapshot(f"not a replay result: {exc}") from exc
