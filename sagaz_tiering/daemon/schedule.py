@@ -206,17 +206,10 @@ class JobSchedule:
         metrics.JOB_RUNNING.labels(job=name).set(1)
         began = self._uptime()
         try:
-            await self._one_run(name)
+            report = await self._run_job(name)
         except asyncio.CancelledError:
             metrics.JOB_RUNS.labels(job=name, outcome="cut_short").inc()
             raise
-        finally:
-            metrics.JOB_RUNNING.labels(job=name).set(0)
-            metrics.JOB_SECONDS.labels(job=name).observe(self._uptime() - began)
-
-    async def _one_run(self, name: str) -> None:
-        try:
-            report = await self._run_job(name)
         except SagazTieringError as exc:
             if not exc.permanent:
                 self._retry_soon(name)
@@ -235,6 +228,9 @@ class JobSchedule:
             if opens_at is not None:
                 self._run_in(name, opens_at - now)
             _report(report)
+        finally:
+            metrics.JOB_RUNNING.labels(job=name).set(0)
+            metrics.JOB_SECONDS.labels(job=name).observe(self._uptime() - began)
 
     def _retry_soon(self, name: str) -> None:
         """Bring the next run forward, where the interval is longer than the back-off."""

@@ -21,8 +21,8 @@ from sagaz_tiering.config.sections import MOST_PROCESSES
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, MasterKeyUnavailable, SagazTieringError
 from sagaz_tiering.jobs.context import JobContext, JobReport, Tally
-from sagaz_tiering.jobs.finish import mark_new_holds
 from sagaz_tiering.jobs.journal import publish_journal
+from sagaz_tiering.jobs.mending import mark_new_holds
 from sagaz_tiering.jobs.ownership import are_in_force, claim_prefix, with_accepted
 from sagaz_tiering.jobs.times import WINDOW_CLOSED, within_window
 from sagaz_tiering.logs import Logger

@@ -133,13 +133,10 @@ def with_texts(footer: Footer, texts: Mapping[int, str], keys: Mapping[bytes, Fr
     frames = []
     for number, entry in enumerate(footer.frames):
         key = None if entry.key_id is None else keys.get(entry.key_id)
-        if entry.key_id is not None and key is None:
-            frames.append(entry)
-            continue
-        ids = [each.meta.snapshot_id for each in entry.snapshots]
-        own = zip(entry.snapshots, parted(texts.get(number, ""), ids), strict=True)
-        snapshots = tuple([each._replace(meta=each.meta._replace(attributes=column)) for each, column in own])
-        frames.append(sealed(BuiltFrame(payload=b"", entry=replace(entry, snapshots=snapshots), key=key)))
+        if entry.key_id is None or key is not None:
+            carried = replace(entry, snapshots=carrying(entry.snapshots, texts.get(number, "")))
+            entry = sealed(BuiltFrame(payload=b"", entry=carried, key=key))
+        frames.append(entry)
     return replace(footer, frames=tuple(frames))
 
 

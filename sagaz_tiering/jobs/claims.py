@@ -14,7 +14,7 @@ from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.tier import FIRST_HEADERS
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader, end_of
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.foreign import mended, readable, set_due_aside
+from sagaz_tiering.jobs.mending import mended, readable, set_due_aside
 from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.policy import NOT_PROMISED, Decision, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta

@@ -192,27 +192,24 @@ async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
     bucket, quarantine = BucketDictionaries(context.objects), context.catalog.quarantine
     async for info in bucket.all():
         await context.spend_reads("scrub", StorageClass.STANDARD, size=info.size)
-        digest, what = digest_in(info.key), "foreign"
-        detail = _not_named(info)
-        if digest is not None:
-            try:
+        digest, what, detail = digest_in(info.key), "foreign", _not_named(info)
+        try:
+            if digest is not None:
                 await bucket.get(digest)
-            except CorruptData as exc:
-                what = "altered"
-                detail = f"{exc}; the catalog has not got it either"
-                if (right := await _in_catalog(context, digest)) is not None:
-                    await context.spend("scrub", upload_cost(context.prices, StorageClass.STANDARD))
-                    await bucket.replace(right)
-                    _log.error("scrub.found", what=what, object_key=info.key, detail="put back from the catalog")
-                    await quarantine.resolve("object", info.key)
-                    tally.add(what)
-                    tally.add("repaired", note=f"{exc}; put back from the catalog")
-                    continue
-            except ObjectNotFound:
-                continue
-            else:
                 await quarantine.resolve("object", info.key)
                 tally.add("dictionaries_sound")
+                continue
+        except ObjectNotFound:
+            continue
+        except CorruptData as exc:
+            what, detail = "altered", f"{exc}; the catalog has not got it either"
+            if digest is not None and (right := await _in_catalog(context, digest)) is not None:
+                await context.spend("scrub", upload_cost(context.prices, StorageClass.STANDARD))
+                await bucket.replace(right)
+                _log.error("scrub.found", what=what, object_key=info.key, detail="put back from the catalog")
+                await quarantine.resolve("object", info.key)
+                tally.add(what)
+                tally.add("repaired", note=f"{exc}; put back from the catalog")
                 continue
         tally.add(what, note=f"{what}: {info.key}: {detail}")
         _log.error("scrub.found", what=what, object_key=info.key, detail=detail)

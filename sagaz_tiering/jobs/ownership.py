@@ -46,7 +46,6 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
@@ -161,16 +160,13 @@ async def refuse(context: JobContext, seen: MarkLook) -> None:
 
 async def missing_packs(context: JobContext) -> list[str]:
     """Of the packs that were made last, the ones that the bucket does not have."""
-    keys = await context.catalog.ownership.newest_packs(_SAMPLE)
-    return [key for key in keys if not await _is_there(context.objects, key)]
-
-
-async def _is_there(objects: ObjectStore, key: str) -> bool:
-    try:
-        await objects.head(key)
-    except ObjectNotFound:
-        return False
-    return True
+    missing = []
+    for key in await context.catalog.ownership.newest_packs(_SAMPLE):
+        try:
+            await context.objects.head(key)
+        except ObjectNotFound:
+            missing.append(key)
+    return missing
 
 
 async def _write(context: JobContext, seen: MarkLook, row: OwnerRow) -> bool:

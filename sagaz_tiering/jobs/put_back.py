@@ -30,7 +30,7 @@ from sagaz_tiering.hot.keys import member
 from sagaz_tiering.hot.values import check_indexed
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, chunks, pages
 from sagaz_tiering.jobs.dictionary_copies import keep
-from sagaz_tiering.jobs.foreign import durable_meta
+from sagaz_tiering.jobs.mending import durable_meta
 from sagaz_tiering.jobs.pack_objects import InPacks, compared_with_packs
 from sagaz_tiering.policy import Durability, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta

@@ -32,8 +32,7 @@ from sagaz_tiering.catalog.hot_saves import HotSave, HotTierState
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.jobs.context import JobContext, Tally, pages
-from sagaz_tiering.jobs.finish import mark_holds
-from sagaz_tiering.jobs.foreign import mend_due, mended
+from sagaz_tiering.jobs.mending import mark_holds, mend_due, mended
 from sagaz_tiering.jobs.pack_objects import already_packed
 from sagaz_tiering.jobs.put_back import all_rows, put_back, tell_untold, would_copy
 from sagaz_tiering.logs import Logger

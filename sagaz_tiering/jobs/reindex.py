@@ -45,7 +45,7 @@ from sagaz_tiering.errors import CorruptPack, CorruptRecord, MasterKeyUnavailabl
 from sagaz_tiering.jobs.age.frames import CHUNK_BYTES
 from sagaz_tiering.jobs.attributes import column_of, definitions_revision, newest_footer, put_attributes, with_texts
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, chunks, each_pack
-from sagaz_tiering.jobs.foreign import durable_meta, readable_metas, sort_out
+from sagaz_tiering.jobs.mending import durable_meta, readable_metas, sort_out
 from sagaz_tiering.jobs.ownership import still_owner
 from sagaz_tiering.jobs.pack_objects import vouched, whole
 from sagaz_tiering.keys.frame_key import FrameKey

@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from random import Random
 from uuid import UUID
 
@@ -31,7 +31,8 @@ from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.jobs.age.writes import needs_key
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import AT_MOST_EVERY, Trained, publish, put_back_lost
-from sagaz_tiering.jobs.foreign import mended
+from sagaz_tiering.jobs.mending import mended
+from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.packs.frame import build_frame, frame_content
 from sagaz_tiering.policy import SagaEnd
 
@@ -39,6 +40,14 @@ MIN_SAVES = 0.1
 """A new dictionary saves at least this share of the bytes."""
 _ONE_OF = 5
 """So many sagas are trained from for one that judges, and more by one."""
+SAGAS_LOOKED_AT = 5_000
+BYTES_KEPT = 32 * 2**20
+"""Stored values that a run holds at most, of all names together."""
+SAGA_BYTES = 128 * 2**10
+"""Uncompressed bytes that count of one saga: its newest snapshots."""
+_AT_ONCE = 64
+_DURABLE_ROWS = 2_000
+_DURABLE_BYTES = 64 * 2**10
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -102,20 +111,16 @@ def _best(
         return None
     contents = masked_contents(rest, seed=sample.saga_name)
     before = _sizes(judges, used, settings)
-    best: Trained | None = None
+    found: list[Trained] = []
     largest, level = settings.dictionaries.size, settings.tiers.hot.compression_level or settings.tiers.cold.pack.level
     for size in (largest, largest // 2):
-        data = train(contents, size=size, level=level)
-        if data is None:
+        if (data := train(contents, size=size, level=level)) is None:
             continue
         dictionary = Dictionary(data)
         shares = [after / max(was, 1) for after, was in zip(_sizes(judges, dictionary, settings), before, strict=True)]
-        trained = Trained(
-            saga_name=sample.saga_name, dictionary=dictionary, sagas=len(rest), saves=1 - sum(shares) / len(shares)
-        )
-        if best is None or trained.saves > best.saves:
-            best = trained
-    return best
+        saves = 1 - sum(shares) / len(shares)
+        found.append(Trained(saga_name=sample.saga_name, dictionary=dictionary, sagas=len(rest), saves=saves))
+    return max(found, key=lambda trained: trained.saves, default=None)
 
 
 def _sizes(sagas: Sequence[Sequence[Record]], dictionary: Dictionary | None, settings: TieringConfig) -> list[int]:
@@ -127,16 +132,6 @@ def _sizes(sagas: Sequence[Sequence[Record]], dictionary: Dictionary | None, set
         values = (to_value(record, level=hot_level, dictionary=dictionary) for saga in sagas for record in saga)
         sizes.append(sum(map(len, values)))
     return sizes
-
-
-SAGAS_LOOKED_AT = 5_000
-BYTES_KEPT = 32 * 2**20
-"""Stored values that a run holds at most, of all names together."""
-SAGA_BYTES = 128 * 2**10
-"""Uncompressed bytes that count of one saga: its newest snapshots."""
-_AT_ONCE = 64
-_DURABLE_ROWS = 2_000
-_DURABLE_BYTES = 64 * 2**10
 
 
 @dataclass(slots=True)
@@ -157,10 +152,8 @@ class SagaSample:
         for _, values in sorted(self.sagas.items()):
             records = []
             for value in values:
-                try:
+                with suppress(CorruptRecord):  # `age` reports it
                     records.append(from_value(value, None, known))
-                except CorruptRecord:
-                    continue  # `age` reports it
             if records:
                 found.append(records)
         return found
@@ -220,9 +213,10 @@ async def samples(context: JobContext, skip: Collection[str], tally: Tally) -> l
     """What there is of each name but those to `skip`, the largest first. Works without Redis, and says so."""
     found = _Collected(context, skip)
     try:
-        async for saga_ids in _pages(context):
+        async for saga_ids in in_pages((one async for page in context.hot.saga_ids() for one in page), _AT_ONCE):
             if found.is_full:
                 break
+            await mended(context, saga_ids)
             for saga_id, gathered in zip(saga_ids, await context.hot.queue.gather(saga_ids), strict=True):
                 if gathered is not None:
                     found.add(saga_id, [value for value in gathered.values if value is not None])
@@ -233,14 +227,6 @@ async def samples(context: JobContext, skip: Collection[str], tally: Tally) -> l
         await _add_durable(context, found)
     tally.add("sagas", len(found.looked_at))
     return sorted(found.by_name.values(), key=lambda sample: (-len(sample.sagas), sample.saga_name))
-
-
-async def _pages(context: JobContext) -> AsyncIterator[list[UUID]]:
-    """Sagas in Redis, in no order, a few at a time."""
-    async for page in context.hot.saga_ids():
-        rest = iter(page)
-        while batch := list(islice(rest, _AT_ONCE)):
-            yield await mended(context, batch)
 
 
 async def _add_durable(context: JobContext, found: _Collected) -> None:

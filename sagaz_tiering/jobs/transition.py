@@ -7,11 +7,10 @@ rest, since every step is idempotent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
@@ -24,9 +23,8 @@ from sagaz_tiering.errors import (
     ObjectArchived,
     ObjectNotFound,
     ObjectStoreError,
-    SagazTieringError,
 )
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, pages
 from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.jobs.pack_objects import keep_footer_readable, vouched
 from sagaz_tiering.logs import Logger
@@ -84,7 +82,10 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         except (ObjectStoreError, CorruptPack, ColdTierUnavailable) as exc:
             # One bad pack must not keep the others warm; it stays as it is and is named.
             odd = 0 if isinstance(exc, ObjectNotFound | CorruptPack) else odd + 1
-            await _set_aside(context, pack, exc, tally)
+            tally.failed(pack.object_key, exc)
+            key = pack.object_key
+            _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=key, error=str(exc), hint=exc.hint)
+            await context.catalog.quarantine.record("pack", key, str(exc), context.now)
             if odd == _ODD_IN_A_ROW:
                 raise
             if odd:
@@ -100,12 +101,6 @@ async def _move_or_follow(context: JobContext, lease: Lease, pack: Pack, to: Sto
         await _note_class(context, lease, pack, tally)
 
 
-async def _set_aside(context: JobContext, pack: Pack, exc: SagazTieringError, tally: Tally) -> None:
-    tally.failed(pack.object_key, exc)
-    _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc), hint=exc.hint)
-    await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
-
-
 async def _planned(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, Pack]]:
     """The packs to move, each once: those that are due and for which it pays."""
     seen: set[int] = set()
@@ -119,7 +114,7 @@ async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, P
     """The packs that could move: by the policy that packed them, or that rules them where there is none of its name."""
     rules, packs = list(plan(context.policies, context.now)), context.catalog.packs
     for rule in rules:
-        fetch = partial(packs.movable, rule.policy.name, rule.youngest_before, rule.settled)
+        fetch = partial(packs.movable, rule.policy.name, rule.youngest_before, rule.settled, limit=_PAGE)
         async for pack in _paged(context, fetch):
             yield rule, pack
     if not rules:
@@ -127,7 +122,7 @@ async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, P
     youngest = max(rule.youngest_before for rule in rules)
     settled = min((rule.settled for rule in rules), key=len)
     names = [policy.name for policy in (*context.policies.policies, UNMATCHED)]
-    async for pack in _paged(context, partial(packs.movable_of_others, names, youngest, settled)):
+    async for pack in _paged(context, partial(packs.movable_of_others, names, youngest, settled, limit=_PAGE)):
         named = await packs.names(pack.pack_id, context.policies.ruling_attributes)
         ruling = {context.policies.policy_for(*each).name for each in named}
         if len(ruling) > 1:
@@ -143,20 +138,13 @@ async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, P
                 break
 
 
-async def _paged(
-    context: JobContext, fetch: Callable[[int, int], Coroutine[Any, Any, list[Pack]]]
-) -> AsyncIterator[Pack]:
+async def _paged(context: JobContext, fetch: Callable[[int], Awaitable[list[Pack]]]) -> AsyncIterator[Pack]:
     """What `fetch` gives behind a pack, a page at a time, without what is in quarantine."""
-    after = 0
-    while True:
-        page = await fetch(after, _PAGE)
+    async for page in pages(fetch, 0, lambda pack: pack.pack_id):
         alone = await context.catalog.quarantine.left_alone("pack", [pack.object_key for pack in page])
         for pack in page:
             if pack.object_key not in alone:
                 yield pack
-        if len(page) < _PAGE:
-            return
-        after = page[-1].pack_id
 
 
 async def _note_class(context: JobContext, lease: Lease, pack: Pack, tally: Tally) -> None:

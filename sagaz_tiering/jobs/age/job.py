@@ -32,7 +32,7 @@ from sagaz_tiering.jobs.age.writes import REQUEUE_AFTER_US, AgeWrites, needs_key
 from sagaz_tiering.jobs.attributes import definitions_revision
 from sagaz_tiering.jobs.claims import UNKNOWN, Claim, OpenClaims, SagaEnds, saga_ends
 from sagaz_tiering.jobs.context import JobContext, Tally, chunks
-from sagaz_tiering.jobs.foreign import Strange, durable_meta, meta_of, readable_metas, set_aside, sort_out, strange_of
+from sagaz_tiering.jobs.mending import Strange, durable_meta, meta_of, readable_metas, set_aside, sort_out, strange_of
 from sagaz_tiering.jobs.ownership import secure
 from sagaz_tiering.jobs.pack_objects import already_packed
 from sagaz_tiering.logs import Logger

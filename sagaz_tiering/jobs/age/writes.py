@@ -30,7 +30,7 @@ from sagaz_tiering.hot.values import ClaimedSaga
 from sagaz_tiering.jobs import reconcile
 from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, fill_sagas, nack
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages
-from sagaz_tiering.jobs.foreign import mend_due
+from sagaz_tiering.jobs.mending import mend_due
 from sagaz_tiering.jobs.ownership import are_in_force, put_policies_in_force
 from sagaz_tiering.jobs.pack_objects import already_packed, finish_evictions, store
 from sagaz_tiering.jobs.put_back import backfill, fallback_rows, would_refill

@@ -22,6 +22,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.compaction import Candidate, LiveFrame
@@ -34,8 +35,8 @@ from sagaz_tiering.costs import Cost, Line
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.jobs.attributes import newest_footer
 from sagaz_tiering.jobs.compact.plan import Merge, expiry_bucket, plan
-from sagaz_tiering.jobs.context import JobContext, Tally, chunks
-from sagaz_tiering.jobs.finish import finish_deletions
+from sagaz_tiering.jobs.context import JobContext, Tally, chunks, pages
+from sagaz_tiering.jobs.mending import finish_deletions
 from sagaz_tiering.jobs.ownership import claim_prefix
 from sagaz_tiering.jobs.pack_objects import new_pack, store, vouched
 from sagaz_tiering.jobs.times import with_sure_clock
@@ -121,15 +122,14 @@ async def forecast(context: JobContext, policies: PolicySet, now: datetime, *, m
 
 async def _planned(context: JobContext, policies: PolicySet, now: datetime, most: int = _MAX_CANDIDATES) -> list[Merge]:
     options, target = context.settings.jobs, context.settings.tiers.cold.pack.target
-    found, after = list[Candidate](), 0
+    found = list[Candidate]()
     small = int(target * options.compact_small_share)
-    while len(found) < most:
-        page = await context.catalog.compaction.candidates(options.compact_live_share, small, after, _PAGE)
+    fetch = partial(context.catalog.compaction.candidates, options.compact_live_share, small, limit=_PAGE)
+    async for page in pages(fetch, 0, lambda candidate: candidate.pack.pack_id):
         alone = await context.catalog.quarantine.left_alone("pack", [c.pack.object_key for c in page])
         found += [candidate for candidate in page if candidate.pack.object_key not in alone]
-        if len(page) < _PAGE:
+        if len(found) >= most:
             break
-        after = page[-1].pack.pack_id
     return plan(found, target=target, prices=context.prices, policies=policies, now=now)
 
 
@@ -214,22 +214,10 @@ class _OldFrame:
     entry: FrameEntry
     live: LiveFrame
 
-    @property
-    def expiries(self) -> Mapping[UUID, int | None]:
-        return self.live.expiries
-
-    @property
-    def newest(self) -> tuple[int, int, int]:
-        return self.entry.snapshots[0].meta.order_key
-
-    @property
-    def is_whole(self) -> bool:
-        return len(self.expiries) == len(self.entry.snapshots)
-
     def as_it_is(self, payload: bytes, supplies: _Supplies) -> BuiltFrame:
         """Byte for byte."""
         entry, dictionary_id = self.entry, self.entry.dictionary_id
-        dated = [each._replace(expires_us=self.expiries[each.meta.snapshot_id]) for each in entry.snapshots]
+        dated = [each._replace(expires_us=self.live.expiries[each.meta.snapshot_id]) for each in entry.snapshots]
         return BuiltFrame(
             payload=payload,
             entry=replace(entry, offset=0, snapshots=carrying(dated, self.live.attributes)),
@@ -239,12 +227,10 @@ class _OldFrame:
 
     def living(self, payload: bytes, supplies: _Supplies) -> list[tuple[Record, int | None]]:
         """Its records that live, each with its expiry and its attributes."""
-        entry = self.entry
-        records = open_frame(
-            payload, key=supplies.key_of(entry), dictionaries=supplies.known, most=len(entry.snapshots)
-        )
+        key, most, expiries = supplies.key_of(self.entry), len(self.entry.snapshots), self.live.expiries
+        records = open_frame(payload, key=key, dictionaries=supplies.known, most=most)
         found = [(record, record.meta.snapshot_id) for record in carrying(records, self.live.attributes)]
-        return [(record, self.expiries[snapshot_id]) for record, snapshot_id in found if snapshot_id in self.expiries]
+        return [(record, expiries[snapshot_id]) for record, snapshot_id in found if snapshot_id in expiries]
 
 
 async def live_frames(context: JobContext, lease: Lease, packs: Sequence[Pack]) -> AsyncIterator[BuiltFrame]:
@@ -256,11 +242,16 @@ async def live_frames(context: JobContext, lease: Lease, packs: Sequence[Pack]) 
     """
     sagas: dict[tuple[UUID, str], list[_OldFrame]] = {}
     for pack in packs:
-        for old in await _old_frames(context, lease, pack):
-            sagas.setdefault((old.entry.saga_id, old.entry.saga_name), []).append(old)
+        pack = await vouched(context, lease, pack, "compact")
+        live = await context.catalog.compaction.live(pack.pack_id)
+        footer = await newest_footer(context, pack, thawed=True)
+        for number, entry in enumerate(footer.frames):
+            if number in live:
+                old = _OldFrame(object_key=pack.object_key, entry=entry, live=live[number])
+                sagas.setdefault((entry.saga_id, entry.saga_name), []).append(old)
     most = context.settings.tiers.cold.pack.max_frame
     for frames in sagas.values():
-        frames.sort(key=lambda old: old.newest, reverse=True)
+        frames.sort(key=lambda old: old.entry.snapshots[0].meta.order_key, reverse=True)
     groups = [some for frames in sagas.values() for some in chunks(frames, lambda old: old.entry.raw_length, most)]
     keys = await context.keys.by_id(old.entry.key_id for some in groups for old in some)
     merged = {some[0].entry.saga_id for some in groups if len(some) > 1 and any(o.entry.key_id for o in some)}
@@ -279,17 +270,6 @@ async def live_frames(context: JobContext, lease: Lease, packs: Sequence[Pack]) 
             yield frame
 
 
-async def _old_frames(context: JobContext, lease: Lease, pack: Pack) -> list[_OldFrame]:
-    pack = await vouched(context, lease, pack, "compact")
-    live = await context.catalog.compaction.live(pack.pack_id)
-    footer = await newest_footer(context, pack, thawed=True)
-    return [
-        _OldFrame(object_key=pack.object_key, entry=entry, live=live[number])
-        for number, entry in enumerate(footer.frames)
-        if number in live
-    ]
-
-
 def _kept(frames: Sequence[_OldFrame], payloads: Sequence[bytes], supplies: _Supplies) -> list[BuiltFrame]:
     """These frames of one saga in one, or each by itself where that is no larger."""
     pairs = list(zip(frames, payloads, strict=True))
@@ -300,7 +280,7 @@ def _kept(frames: Sequence[_OldFrame], payloads: Sequence[bytes], supplies: _Sup
             return [together]
     return [
         old.as_it_is(payload, supplies)
-        if old.is_whole
+        if len(old.live.expiries) == len(old.entry.snapshots)
         else supplies.build(old.living(payload, supplies), supplies.key_of(old.entry))
         for old, payload in pairs
     ]

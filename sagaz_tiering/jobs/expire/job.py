@@ -2,41 +2,31 @@
 
 Readers stop seeing a snapshot at the instant itself; this job removes rows and bytes. Order: other policies than
 those that were accepted before are accepted, or the run stops there (`mass_delete`); packs whose dates come from other
-policies are dated anew (`recompute`), and sagas that went on since part of them was archived (`anew`); then hot copies,
+policies are dated anew (`mass_delete`), and sagas that went on since part of them was archived; then hot copies,
 durable rows and places in packs go (only those that the policies call expired and no hold keeps), then packs without a
 live snapshot retire, and after their grace the bytes are deleted.
 Each step can be repeated.
 
 All of it goes by the batch: many sagas are looked at in one trip, what expired of them is asked for holds and goes in
 one transaction, and the object store is asked once for many dead packs.
+
+Of a saga that went on the expiry of all that is archived is decided anew. The catalog marks those that it learnt of
+(`sagas.changed`); of those that would lose something now Redis is asked, and nothing of them goes while it cannot be.
+Dates get later; earlier only where `retention: policy` says so. A crash leaves a saga marked, and the next run decides
+it.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
-from sagaz_tiering.catalog.sagas import NewDates
-from sagaz_tiering.config.units import micros
-from sagaz_tiering.hot.values import ClaimedSaga
-from sagaz_tiering.jobs.claims import (
-    Claim,
-    SagaEnds,
-    ack,
-    claims,
-    due_sagas,
-    fill_sagas,
-    first_headers,
-    headers_of,
-    nack,
-    saga_ends,
-)
-from sagaz_tiering.jobs.context import JobContext, Tally, batched, each_pack, pages
+from sagaz_tiering.catalog.sagas import Archived, NewDates
+from sagaz_tiering.jobs.claims import SagaEnds, due_sagas, fill_sagas, headers_of, saga_ends
+from sagaz_tiering.jobs.context import JobContext, Tally, each_pack, pages
 from sagaz_tiering.jobs.expire.mass_delete import (
     accept_policies,
     durable_rows,
@@ -44,32 +34,21 @@ from sagaz_tiering.jobs.expire.mass_delete import (
     outdated_packs,
     question,
 )
-from sagaz_tiering.jobs.expire.near import (
-    changed,
-    expire_durable,
-    expire_noted,
-    expire_rows_of,
-    expired_rows,
-    noted_ends,
-    went_on,
-)
-from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased, vacuum_is_due
-from sagaz_tiering.jobs.foreign import Strange, mend_due, set_aside, strange_of
+from sagaz_tiering.jobs.expire.near import expire_durable, expire_hot, expire_noted, expired_rows
+from sagaz_tiering.jobs.mending import finish_deletions, mark_holds, mend_due, vacuum_erased, vacuum_is_due
 from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.jobs.times import with_sure_clock
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.reader import attributes_key, footer_key
-from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.policy import NOT_PROMISED, PolicySet, SagaEnd, latest
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
 _PACKS = 100
 _PLACES = 10_000
-_BATCHES_AT_ONCE = 2
-_HOT_AT_ONCE = 2_000
-"""Snapshots that go in one transaction, which a hold that is placed meanwhile waits for."""
-_HELD_US = micros(timedelta(hours=1))
-"""After so long a saga with held or unreadable snapshots is looked at again."""
+_DECIDED_AT_ONCE = 200
+_ASKED_AT_ONCE = 1_000
+_FIRST = UUID(int=0)
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -189,95 +168,13 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     context = await accept_policies(sure, lease, tally)
     if context.stopping.is_set():
         return
-    await _expire_hot(context, lease, tally)
+    await expire_hot(context, lease, tally)
     await expire_durable(context, lease, tally)
     await expire_noted(context, lease)
     async for _ in changed(context, lease):
         pass  # each is decided, and recorded, before anything goes
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
-
-
-async def _expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
-    """The expired hot copies of all sagas, and the durable rows of the same saves with them.
-
-    Two batches are under way at a time, so that Redis works on one while this process reads the other.
-    """
-    batches, one_at_a_time = claims(context, expiring=True), asyncio.Lock()
-
-    async def work() -> None:
-        while True:
-            async with one_at_a_time:
-                claimed = await anext(batches, None)
-            if claimed is None:
-                return
-            await _expire_batch(context, lease, claimed, tally)
-
-    workers = [asyncio.create_task(work()) for _ in range(_BATCHES_AT_ONCE)]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-
-
-async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[ClaimedSaga], tally: Tally) -> None:
-    open_claims = [Claim(saga) for saga in claimed]
-    try:
-        (expired, ends), ended = await _look(context, open_claims), set[UUID]()
-        for some in batched(expired, _HOT_AT_ONCE):
-            ended |= await _remove(context, lease, some, ends, tally)
-        await expire_rows_of(context, lease, {meta.saga_id for _, meta in expired}, ends, tally)
-        for claim in open_claims:
-            claim.read = True
-        await ack(context, [claim for claim in open_claims if claim.saga.saga_id not in ended])
-    finally:
-        await nack(context, [claim for claim in open_claims if not claim.read])
-
-
-async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list[tuple[Claim, SnapshotMeta]], SagaEnds]:
-    """What has expired of these sagas, and where they end; notes when what has not needs a look again."""
-    found: list[tuple[Claim, SnapshotMeta]] = []
-    strange: dict[Claim, list[Strange]] = {claim: [] for claim in open_claims}
-    by_saga = {claim.saga.saga_id: claim for claim in open_claims}
-    first = await first_headers(context, by_saga)
-    # In Redis first: what leaves it meanwhile is in the catalog by then.
-    ends, now_us, decide = await noted_ends(context, by_saga, first.ends()), context.now_us, context.policies.decide
-    async for page in first.pages(context):
-        claim = by_saga[page.saga_id]
-        strange[claim] += strange_of(page.saga_id, page.headers)
-        if unreadable := len(page.headers) - len(page.metas):
-            claim.left += unreadable
-            claim.expire_at(now_us + _HELD_US)
-        for meta in page.metas:
-            decision = decide(meta, ends.of(meta), now_us)
-            if decision.expired:
-                found.append((claim, meta))
-            else:
-                claim.left += 1
-                claim.follow(decision)
-    for claim, entries in strange.items():
-        if entries:
-            claim.left -= await set_aside(context, claim.saga.saga_id, entries)
-    return found, ends
-
-
-async def _remove(
-    context: JobContext, lease: Lease, expired: Sequence[tuple[Claim, SnapshotMeta]], ends: SagaEnds, tally: Tally
-) -> set[UUID]:
-    """Remove these unless held; the sagas of which Redis has nothing any more, and whose claim has ended with that."""
-    metas = [meta for _, meta in expired]
-    tokens = {claim.saga.saga_id: claim.saga.token for claim, _ in expired}
-    async with context.catalog.durable.deleting_unheld(metas, lease, ends=ends.known) as (_, held):
-        gone, ended = await context.hot.queue.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
-    tally.add("hot", gone)
-    tally.add("held", len(held))
-    for claim, meta in expired:
-        if meta.snapshot_id in held:
-            claim.left += 1
-            claim.expire_at(context.now_us + _HELD_US)
-    return ended
 
 
 async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -316,3 +213,60 @@ async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> No
         for pack in page:
             if pack.pack_id in gone:
                 _count_deleted(pack, tally)
+
+
+def plan(seen: Mapping[UUID, SagaEnd], archived: Iterable[Archived], policies: PolicySet) -> NewDates:
+    """What is to be recorded of these sagas, that end so. Pure; what is archived of one agrees afterwards."""
+    archived = list(archived)
+    kept: dict[UUID, int | None] = dict.fromkeys(seen, NOT_PROMISED)
+    for one in archived:
+        saga_id = one.meta.saga_id
+        kept[saga_id] = latest(kept[saga_id], policies.promise_us(one.meta, seen[saga_id]))
+    ends = {saga_id: end._replace(kept_us=kept[saga_id]) for saga_id, end in seen.items()}
+    expiries = [(one, one.expires_us(policies, ends[one.meta.saga_id])) for one in archived]
+    return NewDates(seen=seen, kept=kept, expiries=expiries)
+
+
+async def changed(context: JobContext, lease: Lease | None) -> AsyncIterator[NewDates]:
+    """What is decided of all that the catalog knows to have gone on, a page at a time; recorded with a `lease`."""
+    after = _FIRST
+    while not context.stopping.is_set() and (page := await context.catalog.sagas.changed(after, _DECIDED_AT_ONCE)):
+        yield await _decided(context, lease, page, await _ahead(context, page))
+        after = max(page)
+
+
+async def went_on(context: JobContext, lease: Lease | None, pack: Pack) -> AsyncIterator[NewDates]:
+    """The same of sagas that would lose something of a pack now, though by Redis they went on."""
+    after, sagas = _FIRST, context.catalog.sagas
+    while page := await sagas.losing(pack.pack_id, context.now, after, _ASKED_AT_ONCE):
+        unknown = [saga_id for saga_id, end in page.items() if end is None]
+        known = {saga_id: end for saga_id, end in page.items() if end is not None}
+        if unknown:
+            known.update(await sagas.ends(unknown))
+        if ahead := await _ahead(context, known):
+            if lease is not None and (new := ahead.keys() & set(unknown)):
+                await sagas.take_in(new)
+            yield await _decided(context, lease, {}, ahead)
+        after = max(page)
+
+
+async def _ahead(context: JobContext, known: Mapping[UUID, SagaEnd]) -> dict[UUID, SagaEnd]:
+    """Of these sagas, those of which Redis has newer snapshots than are known. Raises HotTierUnavailable."""
+    found = await context.hot.ends(list(known)) if known else {}
+    return {
+        saga_id: end._replace(kept_us=known[saga_id].kept_us)
+        for saga_id, end in found.items()
+        if end.order_key > known[saga_id].order_key
+    }
+
+
+async def _decided(
+    context: JobContext, lease: Lease | None, known: Mapping[UUID, SagaEnd], ahead: Mapping[UUID, SagaEnd]
+) -> NewDates:
+    sagas, seen = context.catalog.sagas, {**known, **ahead}
+    if lease is not None and ahead:
+        await sagas.note(ahead)
+    new = plan(seen, await sagas.archived(seen), context.policies)
+    if lease is not None:
+        await sagas.date_anew(new, lease)
+    return new

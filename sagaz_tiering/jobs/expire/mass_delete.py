@@ -46,13 +46,14 @@ class Shortened:
     """Snapshots that policies would end earlier than they were promised to, by the policy that promised it.
 
     `now`: of those, the ones that would go at once. `rules`: which rule becomes which, in words.
-    `held`: holds are in force, which keep what they are on whatever is allowed.
+    `held`: holds are in force, which keep what they are on whatever is allowed. `at_least`: there may be more of them.
     """
 
     before: PolicySet | None
     after: PolicySet
     now_us: int
     held: bool = False
+    at_least: bool = False
     totals: Counter[str] = field(default_factory=Counter)
     earlier: Counter[str] = field(default_factory=Counter)
     now: Counter[str] = field(default_factory=Counter)
@@ -91,7 +92,7 @@ def too_much(shortened: Shortened, options: JobSettings) -> dict[str, int]:
     return found
 
 
-def refusal(shortened: Shortened, options: JobSettings, *, at_least: bool = False) -> MassDelete | None:
+def refusal(shortened: Shortened, options: JobSettings) -> MassDelete | None:
     """The error that stops a run, if something must. Pure."""
     found = too_much(shortened, options)
     if not found:
@@ -100,9 +101,9 @@ def refusal(shortened: Shortened, options: JobSettings, *, at_least: bool = Fals
     for policy, count in found.items():
         rules = ", ".join(said for said, _ in shortened.rules[policy].most_common(_RULES_NAMED))
         total, now = max(count, shortened.totals[policy]), shortened.now[policy]
+        number = f"{'at least ' if shortened.at_least else ''}{count:,} of {total:,}"
         told.append(
-            f"{'at least ' if at_least else ''}{count:,} of {total:,} snapshots of policy {policy!r} would end earlier "
-            f"than promised, {now:,} of them at once: {rules}"
+            f"{number} snapshots of policy {policy!r} would end earlier than promised, {now:,} of them at once: {rules}"
         )
     before = "" if shortened.before is None else f"{shortened.before.retention_revision} -> "
     return MassDelete(
@@ -172,9 +173,8 @@ async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | N
             await recompute_expiry(own, lease, dates, tally)
         looked_at += 1
         if lease is not None and looked_at >= _ENOUGH_PACKS and too_much(found, context.settings.jobs):
-            error = refusal(found, context.settings.jobs, at_least=True)
-            assert error is not None
-            raise error
+            found.at_least = True
+            break
     return found
 
 

@@ -1,38 +1,122 @@
-"""Durable rows that expire, and sagas that went on after part of them was archived.
+"""What expires in Redis and PostgreSQL: hot copies with the durable rows of the same saves, then rows that are left.
 
 All rows of a saga are looked at when the noted expiry of one has passed: a row notes the expiry that its saga had when
 it was saved; the saga may have ended since under a shorter rule, of which its newest row tells, or Redis.
-
-Of a saga that went on the expiry of all that is archived is decided anew. The catalog marks those that it learnt of
-(`sagas.changed`); of those that would lose something now Redis is asked, and nothing of them goes while it cannot be.
-Dates get later; earlier only where `retention: policy` says so. A crash leaves a saga marked, and the next run decides
-it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.sagas import Archived, NewDates
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.jobs.claims import SagaEnds, saga_ends
+from sagaz_tiering.config.units import micros
+from sagaz_tiering.hot.values import ClaimedSaga
+from sagaz_tiering.jobs.claims import Claim, SagaEnds, ack, claims, first_headers, nack, saga_ends
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages
-from sagaz_tiering.policy import NOT_PROMISED, PolicySet, SagaEnd, latest
+from sagaz_tiering.jobs.mending import Strange, set_aside, strange_of
+from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
+_BATCHES_AT_ONCE = 2
+_HOT_AT_ONCE = 2_000
+"""Snapshots that go in one transaction, which a hold that is placed meanwhile waits for."""
+_HELD_US = micros(timedelta(hours=1))
+"""After so long a saga with held or unreadable snapshots is looked at again."""
 _DURABLE_ROWS = 2_000
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 _NOTED_AT_ONCE = 10_000
 
 
-async def noted_ends(
+async def expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """The expired hot copies of all sagas, and the durable rows of the same saves with them.
+
+    Two batches are under way at a time, so that Redis works on one while this process reads the other.
+    """
+    batches, one_at_a_time = claims(context, expiring=True), asyncio.Lock()
+
+    async def work() -> None:
+        while True:
+            async with one_at_a_time:
+                claimed = await anext(batches, None)
+            if claimed is None:
+                return
+            await _expire_batch(context, lease, claimed, tally)
+
+    workers = [asyncio.create_task(work()) for _ in range(_BATCHES_AT_ONCE)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[ClaimedSaga], tally: Tally) -> None:
+    open_claims = [Claim(saga) for saga in claimed]
+    try:
+        (expired, ends), ended = await _look(context, open_claims), set[UUID]()
+        for some in batched(expired, _HOT_AT_ONCE):
+            ended |= await _remove_hot(context, lease, some, ends, tally)
+        await _expire_rows_of(context, lease, {meta.saga_id for _, meta in expired}, ends, tally)
+        for claim in open_claims:
+            claim.read = True
+        await ack(context, [claim for claim in open_claims if claim.saga.saga_id not in ended])
+    finally:
+        await nack(context, [claim for claim in open_claims if not claim.read])
+
+
+async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list[tuple[Claim, SnapshotMeta]], SagaEnds]:
+    """What has expired of these sagas, and where they end; notes when what has not needs a look again."""
+    found: list[tuple[Claim, SnapshotMeta]] = []
+    strange: dict[Claim, list[Strange]] = {claim: [] for claim in open_claims}
+    by_saga = {claim.saga.saga_id: claim for claim in open_claims}
+    first = await first_headers(context, by_saga)
+    # In Redis first: what leaves it meanwhile is in the catalog by then.
+    ends, now_us, decide = await _noted_ends(context, by_saga, first.ends()), context.now_us, context.policies.decide
+    async for page in first.pages(context):
+        claim = by_saga[page.saga_id]
+        strange[claim] += strange_of(page.saga_id, page.headers)
+        if unreadable := len(page.headers) - len(page.metas):
+            claim.left += unreadable
+            claim.expire_at(now_us + _HELD_US)
+        for meta in page.metas:
+            decision = decide(meta, ends.of(meta), now_us)
+            if decision.expired:
+                found.append((claim, meta))
+            else:
+                claim.left += 1
+                claim.follow(decision)
+    for claim, entries in strange.items():
+        if entries:
+            claim.left -= await set_aside(context, claim.saga.saga_id, entries)
+    return found, ends
+
+
+async def _remove_hot(
+    context: JobContext, lease: Lease, expired: Sequence[tuple[Claim, SnapshotMeta]], ends: SagaEnds, tally: Tally
+) -> set[UUID]:
+    """Remove these unless held; the sagas of which Redis has nothing any more, and whose claim has ended with that."""
+    metas = [meta for _, meta in expired]
+    tokens = {claim.saga.saga_id: claim.saga.token for claim, _ in expired}
+    async with context.catalog.durable.deleting_unheld(metas, lease, ends=ends.known) as (_, held):
+        gone, ended = await context.hot.queue.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
+    tally.add("hot", gone)
+    tally.add("held", len(held))
+    for claim, meta in expired:
+        if meta.snapshot_id in held:
+            claim.left += 1
+            claim.expire_at(context.now_us + _HELD_US)
+    return ended
+
+
+async def _noted_ends(
     context: JobContext, saga_ids: Iterable[UUID], seen: Mapping[UUID, SagaEnd | None] | None = None
 ) -> SagaEnds:
     """Where these sagas end; the catalog knows it from now on, also when the snapshot that says so is gone.
@@ -59,10 +143,10 @@ async def expired_rows(context: JobContext) -> AsyncIterator[list[tuple[Snapshot
 async def expire_durable(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Every saga in which a noted expiry has passed."""
     async for rows in expired_rows(context):
-        await _expire_rows(context, lease, rows, await noted_ends(context, {meta.saga_id for meta, _ in rows}), tally)
+        await _expire_rows(context, lease, rows, await _noted_ends(context, {meta.saga_id for meta, _ in rows}), tally)
 
 
-async def expire_rows_of(
+async def _expire_rows_of(
     context: JobContext, lease: Lease, saga_ids: Iterable[UUID], ends: SagaEnds, tally: Tally
 ) -> None:
     """What is left of sagas that lost something in Redis: rows that Redis has no copy of."""
@@ -82,12 +166,12 @@ async def _expire_rows(
         elif noted_us is not None and noted_us <= context.now_us:
             later.append(Postponement.of(meta, decision.due_us, decision.expires_us))
     for some in batched(expired, _DURABLE_ROWS):
-        await _remove(context, lease, some, ends, tally)
+        await _remove_rows(context, lease, some, ends, tally)
     if later:
         await context.catalog.durable.postpone(later)
 
 
-async def _remove(
+async def _remove_rows(
     context: JobContext, lease: Lease, metas: Sequence[SnapshotMeta], ends: SagaEnds, tally: Tally
 ) -> None:
     """Unless held; with their copies in Redis, should it not know yet that they expired."""
@@ -108,7 +192,7 @@ async def expire_noted(context: JobContext, lease: Lease) -> None:
         there = await context.hot.queue.saves([save.meta.snapshot_id for save in page])
         # Of what is known to be lost Redis has the mark alone.
         missing = [save.meta for save in page if save.lost_at or not _has(there.get(save.meta.snapshot_id), save.meta)]
-        ends = await noted_ends(context, {save.meta.saga_id for save in page})
+        ends = await _noted_ends(context, {save.meta.saga_id for save in page})
         expired = [meta for meta in missing if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
         async with context.catalog.durable.deleting_unheld(expired, lease, ends=ends.known) as (_, held):
             await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
@@ -123,65 +207,3 @@ def _place(save: HotSave) -> tuple[datetime, UUID]:
 def _has(there: SnapshotMeta | None, noted: SnapshotMeta) -> bool:
     """Whether Redis has this save or a newer one: then it expires there."""
     return there is not None and there.saved_us >= noted.saved_us
-
-
-_DECIDED_AT_ONCE = 200
-_ASKED_AT_ONCE = 1_000
-_FIRST = UUID(int=0)
-
-
-def plan(seen: Mapping[UUID, SagaEnd], archived: Iterable[Archived], policies: PolicySet) -> NewDates:
-    """What is to be recorded of these sagas, that end so. Pure; what is archived of one agrees afterwards."""
-    archived = list(archived)
-    kept: dict[UUID, int | None] = dict.fromkeys(seen, NOT_PROMISED)
-    for one in archived:
-        saga_id = one.meta.saga_id
-        kept[saga_id] = latest(kept[saga_id], policies.promise_us(one.meta, seen[saga_id]))
-    ends = {saga_id: end._replace(kept_us=kept[saga_id]) for saga_id, end in seen.items()}
-    expiries = [(one, one.expires_us(policies, ends[one.meta.saga_id])) for one in archived]
-    return NewDates(seen=seen, kept=kept, expiries=expiries)
-
-
-async def changed(context: JobContext, lease: Lease | None) -> AsyncIterator[NewDates]:
-    """What is decided of all that the catalog knows to have gone on, a page at a time; recorded with a `lease`."""
-    after = _FIRST
-    while not context.stopping.is_set() and (page := await context.catalog.sagas.changed(after, _DECIDED_AT_ONCE)):
-        yield await _decided(context, lease, page, await _ahead(context, page))
-        after = max(page)
-
-
-async def went_on(context: JobContext, lease: Lease | None, pack: Pack) -> AsyncIterator[NewDates]:
-    """The same of sagas that would lose something of a pack now, though by Redis they went on."""
-    after, sagas = _FIRST, context.catalog.sagas
-    while page := await sagas.losing(pack.pack_id, context.now, after, _ASKED_AT_ONCE):
-        unknown = [saga_id for saga_id, end in page.items() if end is None]
-        known = {saga_id: end for saga_id, end in page.items() if end is not None}
-        if unknown:
-            known.update(await sagas.ends(unknown))
-        if ahead := await _ahead(context, known):
-            if lease is not None and (new := ahead.keys() & set(unknown)):
-                await sagas.take_in(new)
-            yield await _decided(context, lease, {}, ahead)
-        after = max(page)
-
-
-async def _ahead(context: JobContext, known: Mapping[UUID, SagaEnd]) -> dict[UUID, SagaEnd]:
-    """Of these sagas, those of which Redis has newer snapshots than are known. Raises HotTierUnavailable."""
-    found = await context.hot.ends(list(known)) if known else {}
-    return {
-        saga_id: end._replace(kept_us=known[saga_id].kept_us)
-        for saga_id, end in found.items()
-        if end.order_key > known[saga_id].order_key
-    }
-
-
-async def _decided(
-    context: JobContext, lease: Lease | None, known: Mapping[UUID, SagaEnd], ahead: Mapping[UUID, SagaEnd]
-) -> NewDates:
-    sagas, seen = context.catalog.sagas, {**known, **ahead}
-    if lease is not None and ahead:
-        await sagas.note(ahead)
-    new = plan(seen, await sagas.archived(seen), context.policies)
-    if lease is not None:
-        await sagas.date_anew(new, lease)
-    return new

@@ -1,8 +1,12 @@
-"""What something else wrote into Redis, or into a row: named in the quarantine item by item, so that the rest goes on.
+"""What is put right before a job goes on: what something else wrote, and what Redis was not told of.
 
+What something else wrote into Redis, or into a row, is named in the quarantine item by item, so that the rest goes on.
 An entry of an index that can be none of ours is taken out of it, and stays in the quarantine with its bytes. A value
 that is of another snapshot than its index says is left where it is, and neither packed nor expired: it may be the only
 copy of something.
+
+Deletions and erasures are committed in PostgreSQL first, then done in Redis, then vacuumed. Only saves from before each
+go; what was saved since stays. Each step can be repeated, also beside the process that began it and works on.
 """
 
 from __future__ import annotations
@@ -10,19 +14,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
+from sagaz_tiering.catalog.erasures import VACUUM_COMMAND
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import stands_for
 from sagaz_tiering.codec.value import OFFSET_NAMES, read_meta
-from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.keys import is_member, member, member_id
 from sagaz_tiering.hot.values import Gathered, IndexedHeader, check_indexed
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, pages
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.answers import check_answer
 
 _log = Logger(__name__)
+_BATCH = 1000
+_HELD = 100
+"""Sagas whose snapshots are looked up at once."""
+_VACUUM_EVERY = timedelta(hours=1)
+_VACUUM_TIMEOUT = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +73,12 @@ def sort_out(saga_id: UUID, whole: Gathered) -> tuple[list[bytes], list[UUID], l
 
 def strange_of(saga_id: UUID, headers: Sequence[IndexedHeader]) -> list[Strange]:
     """The same of headers. Pure."""
-    saga = saga_id.bytes
-    if all(map(IndexedHeader.is_ours, headers)) and all(_stands(saga, header) for header in headers):
-        return []
-    members = [header.member for header in headers]
-    found = [_no_entry(header.member) for header in headers if not header.is_ours()]
-    for header in filter(IndexedHeader.is_ours, headers):
-        if not _stands(saga, header):
+    saga, found = saga_id.bytes, []
+    for header in headers:
+        if not header.is_ours():
+            found.append(_no_entry(header.member))
+        elif not _stands(saga, header):
+            members = [each.member for each in headers]
             found.append(_of_another(saga_id, header.member, header.head or b"", members))
     return found
 
@@ -185,3 +197,55 @@ def _of_another(saga_id: UUID, entry: bytes, value: bytes, members: Sequence[byt
     except CorruptRecord as exc:
         reason = str(exc)
     return Strange(entry, reason, extra=own[4:] == entry[4:] and own in members)
+
+
+async def finish_deletions(context: JobContext, tally: Tally) -> None:
+    """Have Redis follow every deletion and every erasure that PostgreSQL has."""
+    catalog, hot = context.catalog, context.hot
+    while saves := await catalog.locations.half_deleted(_BATCH):
+        tally.add("deleted_hot", await hot.delete_many([(one, to_micros(until)) for one, until in saves]))
+        await catalog.locations.gone_from_redis(saves)
+    for erasure in await catalog.erasures.uncleared():
+        await mended(context, [erasure.saga_id])
+        tally.add("erased_hot", await catalog.erasures.clear(erasure, hot, context.now))
+
+
+async def mark_holds(context: JobContext, *, unmarked: bool = False) -> None:
+    """Have Redis know which sagas and snapshots are held, where it was away when a hold was placed or has lost it.
+
+    Only where it was away (`unmarked`), or all.
+    """
+    fetch = partial(context.catalog.holds.held_sagas, limit=_HELD, unmarked=unmarked)
+    async for sagas in pages(fetch, None, lambda saga_id: saga_id):
+        await context.catalog.holds.mark(sagas, context.hot)
+
+
+async def mark_new_holds(context: JobContext) -> None:
+    """Those that Redis was away for; whatever job runs next, which may do without Redis."""
+    try:
+        await mark_holds(context, unmarked=True)
+    except HotTierUnavailable as exc:
+        _log.warning("hold.not_marked", error=str(exc), hint=exc.hint)
+
+
+async def vacuum_is_due(context: JobContext) -> bool:
+    """Whether something was erased since the last vacuum, and that was an hour ago."""
+    return await context.catalog.erasures.unvacuumed(context.now, _VACUUM_EVERY)
+
+
+async def vacuum_erased(context: JobContext, tally: Tally) -> None:
+    """Give up PostgreSQL's dead rows of what was erased, at most once an hour; a refusal is told once an erasure."""
+    erasures = context.catalog.erasures
+    if not await vacuum_is_due(context):
+        return
+    try:
+        refused = await erasures.vacuum(context.now, _VACUUM_TIMEOUT)
+    except CatalogUnavailable as exc:
+        tally.note(f"the vacuum after an erasure did not end: {exc}")
+        _log.warning("erasure.not_vacuumed", error=str(exc))
+        return
+    if refused:
+        tally.note(f"an erasure waits for a vacuum that the catalog's role may not do: {', '.join(refused)}")
+        _log.warning("erasure.vacuum_refused", tables=refused, hint=VACUUM_COMMAND)
+    else:
+        tally.add("vacuumed")
