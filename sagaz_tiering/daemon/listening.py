@@ -30,13 +30,13 @@ async def listening(
     application.middlewares.insert(0, guests.note_request)
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
-    assert runner.server is not None
+    make = runner.server
+    assert make is not None
     server: asyncio.Server | None = None
     try:
         try:
-            server = await asyncio.get_running_loop().create_server(
-                guests.welcoming(runner.server), host, port, backlog=_BACKLOG
-            )
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(lambda: _Guest(make(), guests), host, port, backlog=_BACKLOG)
         except OSError as exc:
             raise ConfigError(
                 f"cannot listen on {host}:{port}: {exc.strerror or exc}",
@@ -57,10 +57,6 @@ class _Guests:
     def __init__(self, request_within_s: float) -> None:
         self._within_s = request_within_s
         self._silent_since: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
-
-    def welcoming(self, make: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
-        """A protocol factory like `make`, whose connections are counted."""
-        return lambda: _Guest(make(), self)
 
     def came(self, transport: asyncio.BaseTransport) -> None:
         """A connection, or a request on it: its time begins anew."""

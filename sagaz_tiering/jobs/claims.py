@@ -175,6 +175,11 @@ class HeadersPage(NamedTuple):
     metas: Sequence[SnapshotMeta]
 
     @property
+    def is_all(self) -> bool:
+        """Of a saga's first headers: whether it has no others."""
+        return len(self.headers) < FIRST_HEADERS
+
+    @property
     def end(self) -> SagaEnd | None:
         """Where the saga ends, if these are its last; None where that cannot be told."""
         if not self.headers:
@@ -189,42 +194,29 @@ def _page(saga_id: UUID, headers: Sequence[IndexedHeader]) -> HeadersPage:
     return HeadersPage(saga_id, headers, readable(saga_id, headers))
 
 
-class FirstHeaders:
-    """The first headers of some sagas, which are all that most of them have."""
-
-    def __init__(self, found: Iterable[tuple[UUID, list[IndexedHeader]]]) -> None:
-        self._whole: list[HeadersPage] = []
-        self._large: list[UUID] = []
-        for saga_id, headers in found:
-            if len(headers) < FIRST_HEADERS:
-                self._whole.append(_page(saga_id, headers))
-            else:
-                self._large.append(saga_id)
-
-    def ends(self) -> dict[UUID, SagaEnd | None]:
-        """Where in Redis those sagas end of which these are all headers; None where that cannot be told."""
-        return {page.saga_id: page.end for page in self._whole}
-
-    async def pages(self, context: JobContext) -> AsyncIterator[HeadersPage]:
-        """All headers of all of them."""
-        for page in self._whole:
-            yield page
-        for saga_id in self._large:
-            async for headers in context.hot.headers(saga_id):
-                yield _page(saga_id, headers)
-
-
-async def first_headers(context: JobContext, saga_ids: Iterable[UUID]) -> FirstHeaders:
-    """Those of these sagas, few trips for all; not of one whose index is broken: whoever claims it makes it anew."""
+async def first_headers(context: JobContext, saga_ids: Iterable[UUID]) -> list[HeadersPage]:
+    """The first headers of these sagas, which are all that most of them have, few trips for all; not of one whose index
+    is broken: whoever claims it makes it anew."""
     ids = list(dict.fromkeys(saga_ids))
     broken = set(await context.hot.queue.broken_indexes(ids))
     whole = [saga_id for saga_id in ids if saga_id not in broken]
-    return FirstHeaders(zip(whole, await context.hot.queue.first_headers(whole), strict=True))
+    found = zip(whole, await context.hot.queue.first_headers(whole), strict=True)
+    return [_page(saga_id, headers) for saga_id, headers in found]
+
+
+async def all_headers(context: JobContext, first: Iterable[HeadersPage]) -> AsyncIterator[HeadersPage]:
+    """All headers of all of them."""
+    for page in first:
+        if page.is_all:
+            yield page
+            continue
+        async for headers in context.hot.headers(page.saga_id):
+            yield _page(page.saga_id, headers)
 
 
 async def headers_of(context: JobContext, saga_ids: Iterable[UUID]) -> AsyncIterator[HeadersPage]:
     """All headers of these sagas; two trips for all that are small."""
-    async for page in (await first_headers(context, saga_ids)).pages(context):
+    async for page in all_headers(context, await first_headers(context, saga_ids)):
         yield page
 
 

@@ -97,16 +97,16 @@ async def put_back_lost(context: JobContext, tally: Tally, *, dry_run: bool = Fa
 
     `dry_run`: count what would be, and write nothing.
     """
-    seen = await learn(context, tally, dry_run=dry_run)
+    in_bucket, learnt = await learn(context, tally, dry_run=dry_run)
     bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
-    for digest in seen.in_bucket.intersection(await catalog.altered()):
+    for digest in in_bucket.intersection(await catalog.altered()):
         with suppress(CorruptData, ObjectNotFound):  # `look_into_dictionaries` names it
             right = await bucket.get(digest)
             if not dry_run:
                 await catalog.repair(right)
             tally.add("put_back", note=f"{dictionary_key(digest)} was altered in the catalog; put back from the bucket")
     known = await catalog.digests()
-    for digest in sorted(known - seen.in_bucket):
+    for digest in sorted(known - in_bucket):
         found = await _in_catalog(context, digest)
         if found is not None:
             if not dry_run:
@@ -114,7 +114,7 @@ async def put_back_lost(context: JobContext, tally: Tally, *, dry_run: bool = Fa
                 await bucket.put(found)
             tally.add("put_back", note=f"{dictionary_key(digest)} was not in the bucket; put back from the catalog")
     try:
-        await _put_back_into_redis(context, known | seen.learnt, tally, dry_run=dry_run)
+        await _put_back_into_redis(context, known | learnt, tally, dry_run=dry_run)
     except HotTierUnavailable as exc:
         tally.note(f"dictionaries in Redis were not looked at: {exc}")
 
@@ -145,16 +145,11 @@ async def _put_back_into_redis(context: JobContext, known: Collection[bytes], ta
         await redis.name({name: found for name, found in current.items() if told.get(name) != found})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The sha256 of all dictionaries in the bucket, as their names say, and of those that the catalog did not know."""
+async def learn(context: JobContext, tally: Tally, *, dry_run: bool = False) -> tuple[set[bytes], set[bytes]]:
+    """Enter into the catalog what only the bucket has (`dry_run`: only count that).
 
-    in_bucket: set[bytes]
-    learnt: set[bytes]
-
-
-async def learn(context: JobContext, tally: Tally, *, dry_run: bool = False) -> Seen:
-    """Enter into the catalog what only the bucket has (`dry_run`: only count that); what the bucket has."""
+    The sha256 of all dictionaries in the bucket, as their names say, and of those that the catalog did not know.
+    """
     bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
     known, found, learnt = await catalog.digests(), set[bytes](), set[bytes]()
     async for info in bucket.all():
@@ -172,7 +167,7 @@ async def learn(context: JobContext, tally: Tally, *, dry_run: bool = False) -> 
         if dry_run or await catalog.enter(dictionary, info.modified_at):
             learnt.add(digest)
             tally.add("dictionaries_learnt")
-    return Seen(in_bucket=found, learnt=learnt)
+    return found, learnt
 
 
 async def preview_dictionaries(context: JobContext, tally: Tally) -> None:

@@ -76,7 +76,7 @@ async def catch_up(
     journal by the bucket's mark.
     """
     catalog_id = await context.catalog.identity()
-    digests = (await learn(context, tally)).in_bucket
+    digests, _ = await learn(context, tally)
     newest = await _read_journal(context, lease, tally, catalog_id, unsigned=unsigned, told=told)
     gate = asyncio.Semaphore(_AT_ONCE)
 

@@ -18,7 +18,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot.values import ClaimedSaga
-from sagaz_tiering.jobs.claims import Claim, SagaEnds, ack, claims, first_headers, nack, saga_ends
+from sagaz_tiering.jobs.claims import Claim, SagaEnds, ack, all_headers, claims, first_headers, nack, saga_ends
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages
 from sagaz_tiering.jobs.mending import Strange, set_aside, strange_of
 from sagaz_tiering.policy import SagaEnd
@@ -79,8 +79,12 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list
     by_saga = {claim.saga.saga_id: claim for claim in open_claims}
     first = await first_headers(context, by_saga)
     # In Redis first: what leaves it meanwhile is in the catalog by then.
-    ends, now_us, decide = await _noted_ends(context, by_saga, first.ends()), context.now_us, context.policies.decide
-    async for page in first.pages(context):
+    ends, now_us, decide = (
+        await _noted_ends(context, by_saga, {page.saga_id: page.end for page in first if page.is_all}),
+        context.now_us,
+        context.policies.decide,
+    )
+    async for page in all_headers(context, first):
         claim = by_saga[page.saga_id]
         strange[claim] += strange_of(page.saga_id, page.headers)
         if unreadable := len(page.headers) - len(page.metas):
