@@ -79,11 +79,8 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list
     by_saga = {claim.saga.saga_id: claim for claim in open_claims}
     first = await first_headers(context, by_saga)
     # In Redis first: what leaves it meanwhile is in the catalog by then.
-    ends, now_us, decide = (
-        await _noted_ends(context, by_saga, {page.saga_id: page.end for page in first if page.is_all}),
-        context.now_us,
-        context.policies.decide,
-    )
+    seen = {page.saga_id: page.end for page in first if page.is_all}
+    ends, now_us, decide = await _noted_ends(context, by_saga, seen), context.now_us, context.policies.decide
     async for page in all_headers(context, first):
         claim = by_saga[page.saga_id]
         strange[claim] += strange_of(page.saga_id, page.headers)
