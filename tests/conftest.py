@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.processes import redis_do
 from support.s3_server import s3_server  # noqa: F401  # a fixture
 from support.servers import cluster_template, fresh_database, new_folder, run_apart, server_folder
 from support.threads import of_large  # noqa: F401  # a fixture
+from support.tiers import Places
 
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 from sagaz_tiering.storage import reporting
@@ -35,6 +37,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark what is slow, as it was measured; the longest first."""
     durations.arrange(items, durations.known())
     config.stash[durations.COLLECTED] = durations.collected(items)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: nobody need look through it again for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +119,12 @@ async def redis_url(redis_server: RedisServer) -> str:
     finally:
         await client.aclose()
     return redis_server.url
+
+
+@pytest.fixture
+def places(database: str, redis_url: str, tmp_path: Path) -> Places:
+    """Where a product of this test has its data."""
+    return {"database": database, "redis_url": redis_url, "cold": tmp_path / "cold"}
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import sagaz
 import typer.main
 import yaml
 from support.pages import Block, blocks
+from support.tiers import Places
 from support.yaml_config import write_config
 
 import sagaz_tiering
@@ -107,12 +108,12 @@ class OrderSaga(sagaz.Saga):
 
 
 @pytest.fixture
-async def names(tmp_path: Path, database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+async def names(tmp_path: Path, places: Places, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What the snippets take for granted: a configuration, an open storage, a saga with three steps."""
     (tmp_path / "config").mkdir()
     attributes = [{"name": "order_id", "path": "order.id"}]
     file = tmp_path / "config" / "tiering.yaml"
-    write_config(file, database=database, redis_url=redis_url, cold=tmp_path / "cold", attributes=attributes)
+    write_config(file, **places, attributes=attributes)
     monkeypatch.chdir(tmp_path)
     saga_id = uuid4()
     async with TieredSnapshotStorage.from_config(file) as storage:

@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -17,7 +16,7 @@ import yaml
 from support.chromium import IMAGES, Window, axe, chromium, window
 from support.console import OPERATOR, VIEWER, console, with_tokens
 from support.snapshots import make
-from support.tiers import Product, config, product
+from support.tiers import Places, Product, config, product
 
 from sagaz_tiering.console import serve_console
 from sagaz_tiering.console.views import VIEWS
@@ -29,10 +28,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """Sagas of the last months in every tier."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", **yaml.safe_load(POLICIES))
-    async with product(settings) as found:
+    async with product(config(**places, **yaml.safe_load(POLICIES))) as found:
         gaps_days = GAPS_DAYS if IMAGES in os.environ else (93, 20, 0)
         sagas = 3 * len(gaps_days)  # one of each kind at a time
         recorder = await run_newer(found.runtime, found.clock, sagas, first=0, gaps_days=gaps_days)
@@ -292,14 +290,9 @@ HOSTILE = (
 )
 
 
-async def test_hostile_sagas_are_text_in_a_browser(database: str, redis_url: str, tmp_path: Path, browser: Any) -> None:
+async def test_hostile_sagas_are_text_in_a_browser(places: Places, browser: Any) -> None:
     """Markup in names, steps, contexts, attributes, reasons: none of it runs, and no policy has to refuse it."""
-    settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        attributes=[{"name": "order_id", "path": "order"}],
-    )
+    settings = config(**places, attributes=[{"name": "order_id", "path": "order"}])
     saga = uuid4()
     async with product(settings) as shop, console(shop, with_tokens()) as address, window(browser) as seen:
         for n in range(2):

@@ -140,13 +140,7 @@ _COMPRESSION = (
 
 
 async def _memory(ground: Ground) -> Place:
-    return Place(
-        kind="memory",
-        name="InMemorySnapshotStorage",
-        options={},
-        clock=VirtualClock(NOW),
-        harm=damage.memory,
-    )
+    return Place(kind="memory", name="InMemorySnapshotStorage", options={}, clock=VirtualClock(NOW), harm=damage.memory)
 
 
 async def _filesystem(ground: Ground) -> Place:

@@ -111,11 +111,7 @@ def test_options_reach_the_driver() -> None:
     s3: Any = sagaz_tiering.S3SnapshotStorage(
         "bucket", aws_access_key_id="id", aws_secret_access_key="key", aws_session_token="token", config=config
     )
-    assert s3._options.credentials() == {
-        "access_key_id": "id",
-        "secret_access_key": "key",
-        "session_token": "token",
-    }
+    assert s3._options.credentials() == {"access_key_id": "id", "secret_access_key": "key", "session_token": "token"}
     sdk = s3._options.client_config()
     assert (sdk.proxies, sdk.max_pool_connections) == ({"https": "http://proxy:3128"}, 3)
     assert (sdk.signature_version, sdk.http_session_cls.__name__) == ("s3v4", "_CheckedSession")

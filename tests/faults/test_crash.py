@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.commands import start_command
 from support.payload import snapshots
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
@@ -107,9 +107,9 @@ async def test_two_daemons_do_the_same_work_once(database: str, redis_url: str, 
         await check_nothing_lost(one, saved)
 
 
-async def test_single_job_runs_in_one_daemon_at_a_time(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_single_job_runs_in_one_daemon_at_a_time(places: Places) -> None:
     """While one process holds the lease of `collect`, another skips it; a lost lease stops every change."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold")
+    settings = config(**places)
     async with product(settings) as one, product(settings, schema=False) as other:
         leases = one.runtime.catalog.leases
         async with leases.hold("collect", "somebody", timedelta(minutes=1)) as lease:
@@ -128,13 +128,12 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("step", ["put", "head", "activate", "evict_claimed", "evicted", "ack"])
 async def test_age_crashing_at_each_step_loses_nothing(
-    step: str, database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash right before and right after every write of the protocol; the next run finishes the work."""
     saved = old_snapshots(20)
     jobs = {"claim_ttl": "50ms"}
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", jobs=jobs)
-    async with product(settings, now=SystemClock().now()) as shop:
+    async with product(config(**places, jobs=jobs), now=SystemClock().now()) as shop:
         for snapshot in saved:
             await shop.storage.save_snapshot(snapshot)
         context = shop.runtime.job_context()

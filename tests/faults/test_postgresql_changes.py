@@ -197,8 +197,7 @@ async def test_hot_save_is_not_refused_since_redis_failed_a_moment_ago(
 ) -> None:
     """PostgreSQL is gone, and Redis is back before its pause is over: it takes the save."""
     redis_server, server = await own_redis(durable=True), await own_postgres()
-    settings = config(database=server.url, redis_url=redis_server.url, cold=tmp_path / "cold")
-    async with product(settings) as shop:
+    async with product(config(database=server.url, redis_url=redis_server.url, cold=tmp_path / "cold")) as shop:
         await shop.storage.save_snapshot(one("fast-track"))
         await redis_server.stop()
         server.kill()

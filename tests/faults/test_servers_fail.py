@@ -15,11 +15,7 @@ SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "servers_fail.py"
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fault", "ready"),
-    [
-        ("Redis", "read-only", "redis: Redis at"),
-        ("PostgreSQL", "read-only", "postgresql: "),
-        ("S3", "full", ""),
-    ],
+    [("Redis", "read-only", "redis: Redis at"), ("PostgreSQL", "read-only", "postgresql: "), ("S3", "full", "")],
 )
 async def test_servers_fail_as_the_table_says(kind: str, fault: str, ready: str) -> None:
     """Waits are bounded, nothing is lost, the log is short, `/readyz` says what it is, and all is well afterwards."""

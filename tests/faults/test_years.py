@@ -191,8 +191,7 @@ class Years:
 async def test_model_and_store_agree_after_years(seed: int, database: str, redis_url: str, tmp_path: Path) -> None:
     """On every snapshot ever saved; the bucket holds what the catalog says and little more than what lives."""
     cold = {"url": f"file://{tmp_path / 'cold'}", "pack": {"target": "256KiB", "max_frame": "64KiB"}}
-    settings = config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES, **OPTIONS)
-    async with product(settings) as shop:
+    async with product(config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES, **OPTIONS)) as shop:
         years = Years(shop, seed)
         await years.run(STEPS)
         await years.settle()

@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.payload import saga, snapshots
 from support.stores import until
-from support.tiers import DAY, NOW, Product, adjust, config, product
+from support.tiers import DAY, NOW, Places, Product, adjust, config, product
 
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.value import encode, read_meta, to_value
@@ -43,9 +43,9 @@ async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[P
 
 
 @pytest.fixture
-async def roomy(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def roomy(places: Places) -> AsyncIterator[Product]:
     """Empty, with packs and frames of the usual size."""
-    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as opened:
+    async with product(config(**places)) as opened:
         yield opened
 
 
@@ -352,12 +352,10 @@ async def test_saga_of_many_days_goes_whole_and_is_looked_at_again_by_its_end(ro
     await check_archived(roomy, saved)
 
 
-async def test_running_saga_is_looked_at_again_when_its_first_step_has_been_hot_for_long_enough(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_running_saga_is_looked_at_again_when_its_first_step_has_been_hot_for_long_enough(places: Places) -> None:
     """`running_at_most` of the oldest step comes before the end's time while steps go on."""
     rule = {"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "running_at_most": "8d"}
-    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=[rule])) as shop:
+    async with product(config(**places, policies=[rule])) as shop:
         saved = days_long(5, uuid4())
         for snapshot in saved:
             await shop.storage.save_snapshot(snapshot)
@@ -434,13 +432,11 @@ def ordinary(snapshots: list[SagaSnapshot]) -> list[SagaSnapshot]:
     return [replace(each, saga_name="order") for each in snapshots]
 
 
-async def test_durable_rows_go_as_a_saga_whatever_each_save_noted(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_durable_rows_go_as_a_saga_whatever_each_save_noted(places: Places) -> None:
     """The rule that ruled the steps when they were saved moves nothing, the one of the end does: one frame of all."""
     move = [{"to": "STANDARD_IA", "after": "7d"}]
     rules = [{"name": "failed", "match": {"outcome": "failed"}, "move": move}, {"name": "rest", "match": {}}]
-    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=rules)) as shop:
+    async with product(config(**places, policies=rules)) as shop:
         await shop.run("age")  # the policies are in force
         saved = ordinary(days_long(6, uuid4(), "failed"))
         for snapshot in saved:
@@ -472,12 +468,9 @@ async def test_durable_rows_of_a_saga_that_is_not_due_wait_for_its_end(roomy: Pr
 
 @pytest.mark.guarantee("G1", "G2")
 @pytest.mark.parametrize("only", ["redis", "postgresql"])
-async def test_end_that_only_one_of_both_has_counts_for_the_rest(
-    database: str, redis_url: str, tmp_path: Path, only: str
-) -> None:
+async def test_end_that_only_one_of_both_has_counts_for_the_rest(places: Places, only: str) -> None:
     """Nothing moves before the time of the end, which the other one does not know; then all of it does."""
-    short = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", jobs={"claim_ttl": "50ms"})
-    async with product(short) as shop:
+    async with product(config(**places, jobs={"claim_ttl": "50ms"})) as shop:
         await shop.run("age")  # the policies are in force
         saved = ordinary(days_long(6, uuid4(), "completed"))
         for snapshot in saved:

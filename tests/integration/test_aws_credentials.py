@@ -17,17 +17,7 @@ from pathlib import Path
 import pytest
 from support.listening import listening
 from support.payload import snapshots
-from support.s3_server import (
-    Answer,
-    Drop,
-    Hang,
-    Request,
-    S3Server,
-    ScriptedServer,
-    free_port,
-    s3_options,
-    xml_error,
-)
+from support.s3_server import Answer, Drop, Hang, Request, S3Server, ScriptedServer, free_port, s3_options, xml_error
 from support.tiers import config, product
 
 from sagaz_tiering.config.sections import EncryptionSettings

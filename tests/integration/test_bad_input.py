@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 from support.payload import saga, snapshots
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.errors import (
@@ -31,9 +31,8 @@ SAVED = list(snapshots(3, created_at=NOW, saga_name="payment-order"))
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", limits={"max_snapshot": "16MiB"})
-    async with product(settings) as opened:
+async def shop(places: Places):
+    async with product(config(**places, limits={"max_snapshot": "16MiB"})) as opened:
         yield opened
 
 

@@ -148,10 +148,7 @@ BROKEN = {
         "UPDATE {s}.packs SET pack_uuid = gen_random_uuid(), object_key = 'packs/2020/01/never/x' WHERE {one}",
         {"missing": 1, "unknown": 1},
     ),
-    "a restore of no pack": (
-        "UPDATE {s}.restore_packs SET pack_id = pack_id + 900000",
-        {"dangling": None},
-    ),
+    "a restore of no pack": ("UPDATE {s}.restore_packs SET pack_id = pack_id + 900000", {"dangling": None}),
     "an erasure of no pack": (
         "INSERT INTO {s}.erasure_packs SELECT erasure_id, 999999 FROM {s}.erasures LIMIT 1",
         {"dangling": 1},
@@ -291,11 +288,12 @@ async def test_another_catalogs_prefix_is_refused(
 ) -> None:
     """Everything there would look lost or unknown."""
     cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    async with fresh_database(postgres_server) as other:
-        settings = config(database=other, redis_url=redis_url, cold=cold, policies=POLICIES)
-        async with product(settings) as stranger:
-            with pytest.raises(ForeignCatalog):
-                await looked(stranger)
+    async with (
+        fresh_database(postgres_server) as other,
+        product(config(database=other, redis_url=redis_url, cold=cold, policies=POLICIES)) as stranger,
+    ):
+        with pytest.raises(ForeignCatalog):
+            await looked(stranger)
 
 
 async def test_command_tells_people_and_programs(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.commands import cli
 from support.encrypted import encrypted, key_file
 from support.payload import SAGA_NAME, saga, snapshots
-from support.tiers import DAY, Product, adjust, config, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, Product, adjust, config, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock, to_micros
@@ -394,9 +394,8 @@ async def test_held_saga_cannot_be_forgotten_and_a_crash_is_finished(
     assert await shop.storage.list_snapshots(saved[0].saga_id) == []
 
 
-async def test_forget_on_the_command_line(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_forget_on_the_command_line(places: Places, tmp_path: Path) -> None:
     """With a receipt that can be asked for again."""
-    places: dict[str, Any] = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
     async with product(config(**places), now=SystemClock().now()) as shop:
         for snapshot in saga(1, begun=shop.clock.now()):
             await shop.storage.save_snapshot(snapshot)

@@ -12,7 +12,7 @@ import jsonpatch
 import pytest
 from support.commands import cli, write_config
 from support.snapshots import OTHER_SAGA, SAGA, make
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 
 from sagaz_tiering.errors import NoSuchSnapshot, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
@@ -37,10 +37,9 @@ STEPS = (
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places):
     """A product with a saga that charged twice."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings, now=BEGUN + timedelta(hours=1)) as opened:
+    async with product(config(**places, policies=POLICIES), now=BEGUN + timedelta(hours=1)) as opened:
         for each in STEPS:
             await opened.storage.save_snapshot(each)
         yield opened

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from support.console import OPEN, OPERATOR, VIEWER, Browser, asked, console, state_of, with_tokens
 from support.snapshots import make
 from support.stores import until
-from support.tiers import DAY, Product, adjust, config, product
+from support.tiers import DAY, Places, Product, adjust, config, product
 from yarl import URL
 
 from sagaz_tiering import SagaSnapshot, saga_uuid
@@ -40,12 +40,9 @@ HOSTILE = "<script>alert(1)</script>\"'&\u202e\x00\x1b[31m{{7*7}}"
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        attributes=[{"name": "order_id", "path": "order.id"}, {"name": "customer", "path": "customer"}],
+        **places, attributes=[{"name": "order_id", "path": "order.id"}, {"name": "customer", "path": "customer"}]
     )
     async with product(settings) as found:
         yield found

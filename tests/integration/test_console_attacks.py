@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from support.console import OPEN, OPERATOR, VIEWER, Browser, asked, console, with_tokens
 from support.snapshots import make
-from support.tiers import Product, config, product
+from support.tiers import Places, Product, config, product
 
 from sagaz_tiering.console.access import COOKIE
 from sagaz_tiering.console.openapi import openapi
@@ -25,14 +24,8 @@ MOST_PAGE = 1_500_000
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
-    found = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        attributes=[{"name": "order_id", "path": "order.id"}],
-    )
-    async with product(found) as opened:
+async def shop(places: Places) -> AsyncIterator[Product]:
+    async with product(config(**places, attributes=[{"name": "order_id", "path": "order.id"}])) as opened:
         yield opened
 
 

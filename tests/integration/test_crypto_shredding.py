@@ -8,17 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from support.encrypted import (
-    POLICIES,
-    aged,
-    bucket,
-    copy_database,
-    encrypted,
-    frames_of,
-    key_file,
-    save_all,
-    unharmed,
-)
+from support.encrypted import POLICIES, aged, bucket, copy_database, encrypted, frames_of, key_file, save_all, unharmed
 from support.payload import snapshots
 from support.tiers import DAY, Product, product
 

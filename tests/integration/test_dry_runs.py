@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import sha256
-from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 import redis.asyncio
 from support.snapshots import make
-from support.tiers import Product, config, product
+from support.tiers import Places, Product, config, product
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.model import TieringConfig
@@ -228,9 +227,9 @@ async def compare(shop: Product, job: str, redis_url: str, **wishes: bool) -> No
 
 @pytest.mark.guarantee("G9")
 @pytest.mark.parametrize("seed", range(4))
-async def test_dry_run_counts_what_the_run_does(database: str, redis_url: str, tmp_path: Path, seed: int) -> None:
+async def test_dry_run_counts_what_the_run_does(places: Places, redis_url: str, seed: int) -> None:
     """Whatever happened to a store: what a dry run says of a job is what the run does."""
-    rnd, places = Random(seed), {"database": database, "redis_url": redis_url, "cold": tmp_path / "cold"}
+    rnd = Random(seed)
     async with product(settings(rnd, places)) as shop:
         life = Life(rnd, shop, places, redis_url)
         for _ in range(ROUNDS):
@@ -241,12 +240,11 @@ async def test_dry_run_counts_what_the_run_does(database: str, redis_url: str, t
 
 
 async def test_dry_run_of_age_tells_what_a_run_puts_right_first(
-    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a killed run published is evicted, not packed again; rows that Redis could not take come back first."""
     rules = [{"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "linger": "0s"}]
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=rules)
-    async with product(settings) as shop:
+    async with product(config(**places, policies=rules)) as shop:
         hot, durable = shop.runtime.hot, shop.runtime.catalog.durable
         published, missed = (make(at, saga_id=uuid4(), created_at=shop.clock.now()) for at in range(2))
         await shop.storage.save_snapshot(published)
@@ -267,12 +265,11 @@ async def test_dry_run_of_age_tells_what_a_run_puts_right_first(
         assert (dry.counts["evicted"], real.counts["evicted"]) == (1, 2)  # the one that comes back goes again
 
 
-async def test_dry_run_of_age_counts_whole_sagas_of_durable_rows(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_dry_run_of_age_counts_whole_sagas_of_durable_rows(places: Places) -> None:
     """Also rows that no move was noted for, since the saga ended under another rule than it was saved by."""
     move = [{"to": "STANDARD_IA", "after": "7d"}]
     rules = [{"name": "failed", "match": {"outcome": "failed"}, "move": move}, {"name": "rest", "match": {}}]
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=rules)
-    async with product(settings) as shop:
+    async with product(config(**places, policies=rules)) as shop:
         hot, durable = shop.runtime.hot, shop.runtime.catalog.durable
         await shop.run("age")  # whose policies are in force then
         saved = [make(at, status="failed" if at == 3 else "executing") for at in range(4)]

@@ -22,7 +22,7 @@ from support.exports import key_files
 from support.payload import saga
 from support.snapshots import number as number_of
 from support.snapshots import replay
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 
 from sagaz_tiering import InMemorySnapshotStorage, transfer_snapshots
 from sagaz_tiering.app.storage_url import open_source
@@ -45,10 +45,9 @@ POLICIES: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """A product whose policies keep sagas in Redis, in PostgreSQL, in packs, and in packs in GLACIER."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings) as opened:
+    async with product(config(**places, policies=POLICIES)) as opened:
         yield opened
 
 

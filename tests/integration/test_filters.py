@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.commands import cli, write_config
 from support.payload import saga
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot
@@ -21,10 +21,9 @@ TEXT = 'attributes: [{name: order_id, path: "order.number"}]\n'
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places):
     """A product that finds sagas by their order, at the time of the commands that are run beside it."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", attributes=ATTRIBUTES)
-    async with product(settings, now=SystemClock().now()) as opened:
+    async with product(config(**places, attributes=ATTRIBUTES), now=SystemClock().now()) as opened:
         yield opened
 
 

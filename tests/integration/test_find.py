@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 from sagaz_tiering import SagaSummary
 from sagaz_tiering.catalog.find import MOST_NAMES, PAGES, Question
@@ -40,15 +40,13 @@ FAR = datetime(2254, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
 @pytest.fixture
-def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
+def opened(places: Places) -> Any:
     """Opens the product with attributes."""
 
     @asynccontextmanager
     async def open_product(durability: str = "durable", **sections: Any) -> AsyncIterator[Product]:
         settings = config(
-            database=database,
-            redis_url=redis_url,
-            cold=tmp_path / "cold",
+            **places,
             policies=[{**each, "durability": durability} for each in POLICIES],
             attributes=ATTRIBUTES,
             attribute_hash_key="k" * 40,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
 
 import pytest
 from integration.test_saga_model import NAMES, OPTIONS, STATUSES, Life, Model, policies_of
-from support.tiers import config, product
+from support.tiers import Places, config, product
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode, to_value
@@ -188,19 +187,13 @@ def _listed(value: Any) -> list[Any]:
 
 @pytest.mark.guarantee("G12")
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
-async def test_find_gives_what_there_is_whatever_happens(
-    database: str, redis_url: str, tmp_path: Path, seed: int
-) -> None:
+async def test_find_gives_what_there_is_whatever_happens(places: Places, seed: int) -> None:
     """Saves, saves anew, deletions, moves, expiries, erasures, rebuilds, crashes: each search is answered."""
     chance = Random(seed)
     by = chance.choice(["outcome", "outcome", "status", None])
     policies = [rule for name in NAMES for rule in policies_of(chance, name, by=by)]
     settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        policies=policies,
-        **{**OPTIONS, "attributes": ATTRIBUTES, "attribute_hash_key": "k" * 40},
+        **places, policies=policies, **{**OPTIONS, "attributes": ATTRIBUTES, "attribute_hash_key": "k" * 40}
     )
     async with product(settings) as shop:
         order = Random(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ORDER", seed))

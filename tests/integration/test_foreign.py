@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from support.snapshots import make
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.jobs import JOBS
@@ -16,8 +15,8 @@ from sagaz_tiering.snapshot import SagaSnapshot
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
-    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as opened:
+async def shop(places: Places) -> AsyncIterator[Product]:
+    async with product(config(**places)) as opened:
         yield opened
 
 

@@ -20,10 +20,7 @@ from sagaz_tiering.packs.reader import footer_part
 from sagaz_tiering.snapshot import SagaSnapshot
 
 CANARY = "CANARY-7731"
-ATTRIBUTES = (
-    {"name": "order_id", "path": "order.id"},
-    {"name": "email", "path": "email", "hashed": True},
-)
+ATTRIBUTES = ({"name": "order_id", "path": "order.id"}, {"name": "email", "path": "email", "hashed": True})
 GLACIER = [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}]
 KEEP = [
     {"name": "frozen", "match": {"saga_name": "frozen"}, "move": GLACIER, "retain": "forever"},

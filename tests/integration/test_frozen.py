@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from support.snapshots import make
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, RewriteRefused
@@ -30,10 +29,9 @@ NAMES = pytest.mark.parametrize("name", ["fast", "order"])
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """A product with a hot policy, a durable one and one that refuses to write anew."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings) as opened:
+    async with product(config(**places, policies=POLICIES)) as opened:
         yield opened
 
 
@@ -362,13 +360,10 @@ async def test_policy_refuses_to_write_anew(shop: Product, packed: bool) -> None
 
 
 @pytest.mark.guarantee("G14")
-async def test_other_process_learns_of_a_match_within_a_second(
-    shop: Product, database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_other_process_learns_of_a_match_within_a_second(shop: Product, places: Places) -> None:
     """It saves under way; from its next look on it is refused."""
     held = await saved(shop, "fast")
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings, now=NOW + DAY, schema=False) as process:
+    async with product(config(**places, policies=POLICIES), now=NOW + DAY, schema=False) as process:
         await process.storage.save_snapshot(replace(held, snapshot_id=uuid4()))
         match = Match(saga_name=("fast",))
         await shop.runtime.catalog.holds.place(match, reason="audit", who="x", now=shop.clock.now())

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from support.commands import cli, write_config
 from support.payload import saga
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 from support.yaml_config import write_config as write_yaml
 
 from sagaz_tiering.catalog import locations
@@ -37,10 +37,9 @@ POLICIES = (
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places):
     """A product whose three policies keep snapshots for 30 days: in packs, in Redis alone, in Redis and PostgreSQL."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings) as opened:
+    async with product(config(**places, policies=POLICIES)) as opened:
         yield opened
 
 
@@ -225,9 +224,8 @@ async def test_holds_on_the_command_line(shop: Product, database: str, redis_url
 
 
 @pytest.mark.guarantee("G14")
-async def test_hold_that_holds_nothing_says_so(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_hold_that_holds_nothing_says_so(shop: Product, places: Places, tmp_path: Path) -> None:
     """A mistyped id or pattern is exit code 8 and no hold; what is meant ahead is placed with --future."""
-    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
     settings = write_yaml(tmp_path / "t.yaml", **places, policies=POLICIES)
     await saved(shop, 1, PACKED)
     for on in ([str(uuid4())], ["--match", "saga_name=Payment-*"]):
@@ -281,9 +279,8 @@ async def test_hold_that_redis_does_not_know_yet_says_so(own_redis: Any, databas
 
 
 @pytest.mark.guarantee("G14")
-async def test_hold_tells_what_it_covers(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_hold_tells_what_it_covers(shop: Product, places: Places, tmp_path: Path) -> None:
     """By tier, for a saga and for a match, what only Redis has included; and whether of sagas only a part."""
-    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
     settings = write_yaml(tmp_path / "t.yaml", **places, policies=POLICIES)
     packed = await saved(shop, 1, PACKED)
     shop.clock.advance(9 * DAY)

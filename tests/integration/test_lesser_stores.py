@@ -10,14 +10,7 @@ from typing import Any
 
 import pytest
 from support.payload import snapshots
-from support.s3_server import (
-    Answer,
-    Request,
-    S3Server,
-    ScriptedServer,
-    forward,
-    xml_error,
-)
+from support.s3_server import Answer, Request, S3Server, ScriptedServer, forward, xml_error
 from support.tiers import DAY, Product, config, product
 
 from sagaz_tiering.errors import ObjectStoreError

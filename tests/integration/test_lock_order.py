@@ -9,14 +9,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from support.outcomes import MONTH, saga_rows
 from support.snapshots import OTHER_SAGA, SAGA, make, number
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 
 from sagaz_tiering.drivers.postgresql.pool import Connection
 
@@ -34,12 +33,9 @@ VALUES ($1, $2, 'order', 'step_9', 9, 'executing', $3, $3, 0, '')
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """A product with attributes, whose jobs have looked at everything once."""
-    settings = config(
-        database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES, attributes=ATTRIBUTES
-    )
-    async with product(settings) as opened:
+    async with product(config(**places, policies=POLICIES, attributes=ATTRIBUTES)) as opened:
         await opened.run("age")
         await opened.run("expire")
         yield opened

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from support.payload import saga, snapshots
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 from sagaz_tiering.config.sections import LimitSettings, RestoreSettings
 from sagaz_tiering.errors import MassDelete, SchemaMismatch, SnapshotArchived, SnapshotTooLarge
@@ -22,8 +21,8 @@ SAVED = list(snapshots(12, created_at=NOW, saga_name="payment-order"))
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
-    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as opened:
+async def shop(places: Places):
+    async with product(config(**places)) as opened:
         for snapshot in SAVED:
             await opened.storage.save_snapshot(snapshot)
         yield opened
@@ -174,13 +173,10 @@ async def test_runs_close_together_leave_no_claims(shop: Product) -> None:
     assert (await shop.run("age")).counts["archived"] == len(SAVED)
 
 
-async def test_first_move_to_an_archive_class_keeps_the_footer_readable(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_first_move_to_an_archive_class_keeps_the_footer_readable(places: Places) -> None:
     """A policy may go to GLACIER at once; what is in the pack stays known, and re-saves find it packed."""
     policy = {"name": "straight", "move": [{"to": "GLACIER", "after": "1d"}]}
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=[policy])
-    async with product(settings) as shop:
+    async with product(config(**places, policies=[policy])) as shop:
         for snapshot in SAVED[:5]:
             await shop.storage.save_snapshot(snapshot)
         shop.clock.advance(3 * DAY)
@@ -190,12 +186,12 @@ async def test_first_move_to_an_archive_class_keeps_the_footer_readable(
             await shop.storage.get_latest_snapshot(SAVED[0].saga_id)
 
 
-async def test_new_retention_rules_apply_to_packs(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_new_retention_rules_apply_to_packs(places: Places) -> None:
     """Packs are dated anew from their footers before anything of them expires by the old rules."""
 
     def rules(days: int):
         policy = {"name": "all", "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": f"{days}d"}
-        return config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=[policy])
+        return config(**places, policies=[policy])
 
     async with product(rules(100)) as shop:
         for snapshot in SAVED[:5]:

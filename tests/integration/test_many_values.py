@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import structlog
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
-from support.tiers import Product, config, product
+from support.tiers import Places, Product, config, product
 
 from sagaz_tiering import metrics
 from sagaz_tiering.attributes import MAX_VALUES
@@ -29,13 +28,10 @@ SELECT gen_random_uuid(), saga_id, saga_name, step_name, step_index, status, cre
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """Sagas are found by order."""
     attributes = [{"name": "order_id", "path": "order_id"}]
-    settings = config(
-        database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES, attributes=attributes
-    )
-    async with product(settings) as opened:
+    async with product(config(**places, policies=POLICIES, attributes=attributes)) as opened:
         yield opened
 
 

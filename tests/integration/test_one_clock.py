@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from support.clocks import Ahead, Servers, Uptime
 from support.snapshots import make
-from support.tiers import DAY, config
+from support.tiers import DAY, Places, config
 
 from sagaz_tiering import PostgreSQLSnapshotStorage, RedisSnapshotStorage
 from sagaz_tiering.app.runtime import Runtime, open_runtime
@@ -37,10 +36,10 @@ REMOVING = ("expire", "collect", "compact")
 
 
 @pytest.fixture
-def settings(database: str, redis_url: str, tmp_path: Path) -> TieringConfig:
+def settings(places: Places) -> TieringConfig:
     """Everything may expire at once, if it does."""
     jobs = {"expire_max_share": 1.0, "retire_grace": "1s"}
-    return config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES, jobs=jobs)
+    return config(**places, policies=POLICIES, jobs=jobs)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import redis.asyncio
 from support.elsewhere import in_thread
 from support.s3_server import s3_options
 from support.snapshots import SAGA, make, number
-from support.tiers import DEFAULT_POLICIES, Product, config, insistent, product
+from support.tiers import DEFAULT_POLICIES, Places, Product, config, insistent, product
 
 from sagaz_tiering.app.tiered import TieredSnapshotStorage
 from sagaz_tiering.catalog.restores import Wanted
@@ -29,9 +29,9 @@ pytestmark = pytest.mark.guarantee("G13")
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """Few connections."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold")
+    settings = config(**places)
     hot = settings.tiers.hot.model_copy(update={"max_connections": 3})
     tiers = settings.tiers.model_copy(update={"hot": hot})
     catalog = settings.catalog.model_copy(update={"pool_max": 2})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from pathlib import Path
 from random import Random
 
 import pytest
 from pydantic import ValidationError
-from support.tiers import Product, config, product
+from support.tiers import Places, Product, config, product
 
 from sagaz_tiering.attributes import token
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
@@ -51,14 +50,8 @@ TEXT = (*"abz-[]!^\\:.=é\n\x1f(|${1", "\x00", "\ud800", "\U0001f600", "\x7f")
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
-    settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        attributes=[{"name": "tenant", "path": "tenant"}],
-    )
-    async with product(settings) as opened:
+async def shop(places: Places):
+    async with product(config(**places, attributes=[{"name": "tenant", "path": "tenant"}])) as opened:
         yield opened
 
 

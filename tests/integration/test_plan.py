@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.commands import cli
 from support.payload import saga, snapshots
-from support.tiers import DAY, NOW, Product, adjust, config, product
+from support.tiers import DAY, NOW, Places, Product, adjust, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
@@ -55,10 +55,9 @@ async def save(shop: Product, name: str, count: int, start: int = 0, age: timede
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places):
     """Three policies over a directory."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings) as opened:
+    async with product(config(**places, policies=POLICIES)) as opened:
         yield opened
 
 
@@ -128,11 +127,8 @@ async def test_undersized_packs_stay_where_they_are_cheapest(shop: Product) -> N
     assert "costs $" in report.notes[0]
 
 
-async def test_packs_of_a_renamed_policy_go_by_the_one_that_rules_them(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_packs_of_a_renamed_policy_go_by_the_one_that_rules_them(places: Places) -> None:
     """All of what is in a pack must have one policy now; what several rule stays, and the run says so."""
-    places: dict[str, Any] = {"database": database, "redis_url": redis_url, "cold": tmp_path / "cold"}
     cold = [TO_IA, {"to": "GLACIER", "after": "90d"}]
     async with product(config(**places, policies=[{"name": "old", "match": {}, "move": cold}])) as shop:
         await save(shop, "payment-card", 2)
@@ -152,11 +148,10 @@ async def test_packs_of_a_renamed_policy_go_by_the_one_that_rules_them(
                 assert packs == {StorageClass.GLACIER: 1, StorageClass.STANDARD_IA: 1}
 
 
-async def test_merged_packs_take_the_class_of_their_policy(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_merged_packs_take_the_class_of_their_policy(places: Places) -> None:
     """Eight packs of 64 KB in STANDARD: one of STANDARD_IA saves more than its requests."""
     move = {"name": "all", "match": {}, "move": [TO_IA], "even_if_costlier": False}
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=[move])
-    async with product(settings) as shop:
+    async with product(config(**places, policies=[move])) as shop:
         for number in range(8):
             await save(shop, "order", 8, start=100 * number)
             await shop.run("age")
@@ -173,13 +168,10 @@ async def test_merged_packs_take_the_class_of_their_policy(database: str, redis_
 
 
 @pytest.mark.parametrize("insists", [False, True])
-async def test_losing_transition_is_refused_and_explained(
-    insists: bool, database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_losing_transition_is_refused_and_explained(insists: bool, places: Places) -> None:
     """A small pack stays in STANDARD_IA with the figures in the report and in `explain`, unless the policy insists."""
     policy = {"name": "all", "match": {}, "move": [TO_IA, {"to": "GLACIER", "after": "90d"}]}
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=[policy])
-    async with product(settings) as shop:
+    async with product(config(**places, policies=[policy])) as shop:
         await save(shop, "order", 2)
         await shop.run("age")  # tests insist, or it would be in STANDARD
         rules = PolicySet([Policy.model_validate({**policy, "even_if_costlier": insists})])
@@ -288,17 +280,10 @@ async def test_plan_command_compares_policies_and_days(database: str, redis_url:
     assert "left out" in without.document["estimates"][0]
 
 
-async def test_budget_stops_each_job_until_tomorrow(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_budget_stops_each_job_until_tomorrow(places: Places) -> None:
     """Two packs' uploads fit into the day's requests; the third waits, visibly, and goes the next day."""
     policies = [{"name": n, "match": {"saga_name": n}, "move": [TO_IA]} for n in ("one", "two", "three")]
-    settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        policies=policies,
-        budget={"requests_per_day": 9},
-    )
-    async with product(settings) as shop:
+    async with product(config(**places, policies=policies, budget={"requests_per_day": 9})) as shop:
         for number, name in enumerate(("one", "two", "three")):
             await save(shop, name, 1, start=number * 10)
         report = await shop.run("age")
@@ -317,10 +302,9 @@ async def test_budget_stops_each_job_until_tomorrow(database: str, redis_url: st
         assert await shop.hot_count() == 0
 
 
-async def test_restore_that_waits_for_the_budget_says_so(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_restore_that_waits_for_the_budget_says_so(places: Places) -> None:
     """The request names what it waits for; tomorrow it goes on by itself and the text is gone."""
     policy = {"name": "all", "match": {}, "move": [{"to": "GLACIER", "after": "1d"}]}
-    places: dict[str, Any] = {"database": database, "redis_url": redis_url, "cold": tmp_path / "cold"}
     async with product(config(**places, policies=[policy])) as shop:
         await save(shop, "order", 1)
         await shop.run("age")

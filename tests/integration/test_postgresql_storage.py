@@ -28,13 +28,7 @@ from support.tiers import DAY, NOW
 from sagaz_tiering import PostgreSQLSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.errors import (
-    CatalogRefused,
-    CatalogUnavailable,
-    ConfigError,
-    CorruptRecord,
-    TierUnavailable,
-)
+from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, CorruptRecord, TierUnavailable
 
 SEED_COLUMNS = {
     "saga_snapshots": "snapshot_id uuid, saga_id uuid, saga_name varchar, step_name varchar, step_index int4, "

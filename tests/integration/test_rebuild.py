@@ -110,10 +110,7 @@ async def test_rebuilt_catalog_gives_equal_answers(
         before = await answers(shop, saved)
         now = shop.clock.now()
         held = [hold.to_dict() for hold in await shop.runtime.catalog.holds.in_force()]
-    async with (
-        fresh_database(postgres_server) as other,
-        product(settings(other, redis_url, tmp_path), now=now) as shop,
-    ):
+    async with fresh_database(postgres_server) as other, product(settings(other, redis_url, tmp_path), now=now) as shop:
         monkeypatch.setattr("sagaz_tiering.operations.catch_up._AT_ONCE", 1)  # pages of four packs
         context = shop.runtime.job_context()
         extent = await measure(context)

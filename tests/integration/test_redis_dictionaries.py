@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,7 +12,7 @@ import zstandard
 from support.forgery import overwrite
 from support.payload import SAGA_NAME, snapshots
 from support.processes import redis_do
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode, read_header, to_value
@@ -39,9 +38,9 @@ def alien() -> Dictionary:
 
 
 @pytest.fixture
-def settings(database: str, redis_url: str, tmp_path: Path) -> Any:
+def settings(places: Places) -> Any:
     """One process after the other."""
-    return config(database=database, redis_url=redis_url, cold=tmp_path / "cold")
+    return config(**places)
 
 
 @pytest.fixture

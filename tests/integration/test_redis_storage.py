@@ -143,12 +143,7 @@ async def test_everything_of_a_snapshot_has_its_time_to_live(redis_url: str, cli
     async with RedisSnapshotStorage(redis_url, default_ttl=3600, clock=old) as storage:
         await storage.save_snapshot(make(1))
     place = SagaHome.of(SAGA)
-    for key in (
-        KEYS.value(place, number(1).hex),
-        KEYS.index(place),
-        KEYS.facts(place),
-        KEYS.pointer(number(1).hex),
-    ):
+    for key in (KEYS.value(place, number(1).hex), KEYS.index(place), KEYS.facts(place), KEYS.pointer(number(1).hex)):
         assert 3590 < await client.ttl(key) <= 3600
     assert await client.pttl(KEYS.totals(place.shard)) == -1
 

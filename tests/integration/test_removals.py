@@ -20,7 +20,7 @@ from support.commands import cli
 from support.payload import snapshots
 from support.processes import redis_do, sql
 from support.snapshots import make, replay
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import to_micros
@@ -53,10 +53,9 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places):
     """A product with a policy that acknowledges in Redis alone and one that waits for PostgreSQL."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings) as opened:
+    async with product(config(**places, policies=POLICIES)) as opened:
         yield opened
 
 
@@ -534,11 +533,8 @@ async def test_refill_brings_nothing_back_that_goes_meanwhile(
 
 
 @pytest.mark.guarantee("G14")
-async def test_erasure_that_erased_nothing_says_so(
-    shop: Product, database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_erasure_that_erased_nothing_says_so(shop: Product, places: Places, tmp_path: Path) -> None:
     """Exit code 8 and no receipt that says "complete"; of one that was erased before, the receipt of that."""
-    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
     path = write_config(tmp_path / "t.yaml", **places, policies=POLICIES)
     nobody = await cli("forget", uuid4(), "--reason", "r", "--yes", "--json", "--config", path)
     assert nobody.code == 8
@@ -564,10 +560,9 @@ async def test_erasure_that_erased_nothing_says_so(
 
 @pytest.mark.guarantee("G14")
 async def test_receipt_says_what_it_waits_for(
-    shop: Product, database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Product, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A restore under way that reads a pack first, Redis, and what PostgreSQL may keep, in text and in JSON."""
-    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
     path = write_config(tmp_path / "t.yaml", **places, policies=POLICIES)
     snapshots = await frozen(shop)
     saga_id = snapshots[0].saga_id
@@ -595,11 +590,8 @@ async def test_receipt_says_what_it_waits_for(
 
 
 @pytest.mark.guarantee("G14")
-async def test_receipt_says_when_compact_runs_next(
-    shop: Product, database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_receipt_says_when_compact_runs_next(shop: Product, places: Places, tmp_path: Path) -> None:
     """And how to have it at once, for as long as a pack waits for that job."""
-    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
     path = write_config(tmp_path / "t.yaml", **places, policies=POLICIES)
     saga_id = uuid4()
     await saved(shop, 2, "payment", saga_id)

@@ -14,7 +14,7 @@ from support.listening import listening
 from support.payload import snapshots
 from support.processes import redis_do
 from support.s3_server import S3Server
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.clock import SystemClock
@@ -253,16 +253,9 @@ async def test_wrong_requests_say_what_is_offered(shop: Product) -> None:
 NEW = next(iter(snapshots(1, start=999)))
 
 
-async def test_read_may_ask_for_the_restore(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_read_may_ask_for_the_restore(places: Places) -> None:
     """With `on_archived: request` the promise names the restore, the same one each time."""
-    settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        policies=POLICIES,
-        restore={"on_archived": "request", "days": 2},
-    )
-    async with product(settings) as shop:
+    async with product(config(**places, policies=POLICIES, restore={"on_archived": "request", "days": 2})) as shop:
         saved = await frozen(shop, 2)
         found = set()
         for _ in range(2):
@@ -323,7 +316,7 @@ async def test_restore_crashing_at_each_step_ends_all_the_same(
     assert await shop.hot_count() == 0
 
 
-async def test_webhook_and_command_are_told(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_webhook_and_command_are_told(places: Places, tmp_path: Path) -> None:
     """Once it is ready; a webhook that fails is tried again."""
     posted: list[bytes] = []
     answers = [b"HTTP/1.1 500 no\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 204 yes\r\n\r\n"]
@@ -340,9 +333,7 @@ async def test_webhook_and_command_are_told(database: str, redis_url: str, tmp_p
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(listening(serve))
         settings = config(
-            database=database,
-            redis_url=redis_url,
-            cold=tmp_path / "cold",
+            **places,
             policies=POLICIES,
             restore={"webhook": f"http://127.0.0.1:{port}/hook", "command": ["/bin/sh", "-c", f"cat >> {told}"]},
         )

@@ -16,15 +16,7 @@ from uuid import UUID
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
-from support.s3_server import (
-    Answer,
-    Request,
-    S3Server,
-    ScriptedServer,
-    forward,
-    free_port,
-    xml_error,
-)
+from support.s3_server import Answer, Request, S3Server, ScriptedServer, forward, free_port, xml_error
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, ids_of, make, number, replay, save_all
 from support.tiers import NOW
 

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from support.commands import cli
 from support.snapshots import OTHER_SAGA, SAGA, make, number
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering import metrics
@@ -40,7 +40,7 @@ KEY = "a key for hashes that is long enough"
 
 
 @pytest.fixture
-def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
+def opened(places: Places) -> Any:
     """Opens the product with policies by attribute, all of a durability."""
 
     @asynccontextmanager
@@ -51,8 +51,7 @@ def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
             "attribute_hash_key": KEY,
             **sections,
         }
-        settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", **sections)
-        async with product(settings) as shop:
+        async with product(config(**places, **sections)) as shop:
             yield shop
 
     return open_product
@@ -317,20 +316,11 @@ async def test_plan_and_transition_follow_the_attributes_that_rule(opened: Any) 
         assert {(each.policy, each.expired) for each in groups} == {("ours", 0), ("rest", 2)}
 
 
-async def test_rules_by_attribute_on_the_command_line(
-    opened: Any, database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_rules_by_attribute_on_the_command_line(opened: Any, places: Places, tmp_path: Path) -> None:
     """`hold --match attributes.NAME=PATTERN`, and what is wrong with one that is not defined."""
     async with opened() as shop:
         await saved(shop, "acme")
-        path = write_config(
-            tmp_path / "tiering.yaml",
-            database=database,
-            redis_url=redis_url,
-            cold=tmp_path / "cold",
-            policies=POLICIES,
-            attributes=list(ATTRIBUTES[:2]),
-        )
+        path = write_config(tmp_path / "tiering.yaml", **places, policies=POLICIES, attributes=list(ATTRIBUTES[:2]))
         done = await cli("hold", "--match", "attributes.tenant=ac*", "--reason", "case", "--config", path)
         assert done.code == 0, done.err
         assert "attributes.tenant=ac*" in done.out

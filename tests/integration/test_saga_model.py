@@ -6,14 +6,13 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
 
 import pytest
 from support.snapshots import make
-from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, Product, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.attributes import Attribute, Attributes, values_of
 from sagaz_tiering.catalog.migrations import migrate
@@ -371,16 +370,13 @@ class Life:
 @pytest.mark.guarantee("G3")
 @pytest.mark.parametrize("by_tenant", [False, True])
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
-async def test_saga_has_one_expiry_and_all_reads_whatever_happens(
-    database: str, redis_url: str, tmp_path: Path, seed: int, by_tenant: bool
-) -> None:
+async def test_saga_has_one_expiry_and_all_reads_whatever_happens(places: Places, seed: int, by_tenant: bool) -> None:
     """At every instant, in whatever order the jobs run, the store answers what a model of it does."""
     chance = Random(seed)
     by = chance.choice(["outcome", "outcome", "outcome", "status", "step_name", None])
     by = "tenant" if by_tenant else by
     policies = [rule for name in NAMES for rule in policies_of(chance, name, by=by)]
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies, **OPTIONS)
-    async with product(settings) as shop:
+    async with product(config(**places, policies=policies, **OPTIONS)) as shop:
         order = Random(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ORDER", seed))
         model = Model(policies, of_sagas=by in ("outcome", "tenant", None))
         life = Life(seed, shop, model, order, lost=chance.choice([0.0, 0.0, 0.2]))
@@ -388,11 +384,10 @@ async def test_saga_has_one_expiry_and_all_reads_whatever_happens(
 
 
 @pytest.mark.guarantee("G3")
-async def test_saga_whose_end_is_deleted_keeps_one_expiry(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_saga_whose_end_is_deleted_keeps_one_expiry(places: Places) -> None:
     """Also where no rule looks at outcomes: what is packed keeps its promise, and the rest of the saga with it."""
     policies = [{"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "30d"}]
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies, **OPTIONS)
-    async with product(settings) as shop:
+    async with product(config(**places, policies=policies, **OPTIONS)) as shop:
         first = make(0, created_at=shop.clock.now())
         await shop.storage.save_snapshot(first)
         shop.clock.advance(8 * DAY)

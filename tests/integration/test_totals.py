@@ -12,7 +12,7 @@ import pytest
 from support.commands import cli
 from support.payload import snapshots
 from support.prometheus import needs_promtool, run_promtool
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering import metrics
@@ -31,10 +31,9 @@ POLICIES: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """One policy over a directory."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings) as opened:
+    async with product(config(**places, policies=POLICIES)) as opened:
         yield opened
 
 
@@ -107,9 +106,9 @@ async def test_history_has_one_row_an_hour_and_keeps_two_years(shop: Product) ->
     assert await catalog.db.fetchval(rows) == 1
 
 
-async def test_status_draws_the_history(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_status_draws_the_history(shop: Product, places: Places, tmp_path: Path) -> None:
     """A table with growth and money, the same as JSON; before a daemon ran it says who writes it."""
-    path = write_config(tmp_path / "tiering.yaml", database=database, redis_url=redis_url, cold=tmp_path / "cold")
+    path = write_config(tmp_path / "tiering.yaml", **places)
     empty = await cli("status", "--history", "--config", path)
     assert empty.code == 0, empty.err
     assert "no history yet" in empty.out

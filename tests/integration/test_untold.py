@@ -16,7 +16,7 @@ import zstandard
 from support.payload import snapshots
 from support.processes import redis_do
 from support.snapshots import make, number
-from support.tiers import DAY, config, product
+from support.tiers import DAY, Places, config, product
 
 from sagaz_tiering.catalog.hot_saves import Found
 from sagaz_tiering.catalog.leases import Lease
@@ -31,13 +31,7 @@ from sagaz_tiering.jobs.reconcile import LEASE
 from sagaz_tiering.snapshot import SnapshotMeta
 
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "all",
-        "match": {},
-        "durability": "hot",
-        "move": [{"to": "STANDARD_IA", "after": "7d"}],
-        "retain": "30d",
-    }
+    {"name": "all", "match": {}, "durability": "hot", "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "30d"}
 ]
 DURABLE = [{**POLICIES[0], "durability": "durable"}]
 
@@ -57,12 +51,9 @@ async def told(context: JobContext, saves: Sequence[SnapshotMeta]) -> Tally:
     return tally
 
 
-async def test_save_that_postgresql_refuses_holds_up_no_other_of_reconcile(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_save_that_postgresql_refuses_holds_up_no_other_of_reconcile(places: Places) -> None:
     """The others are noted all the same."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
-    async with product(settings) as shop:
+    async with product(config(**places, policies=POLICIES)) as shop:
         for at in range(6):
             await shop.storage.save_snapshot(make(at))
         await shop.storage._notes.flush()
@@ -77,11 +68,9 @@ async def test_save_that_postgresql_refuses_holds_up_no_other_of_reconcile(
         assert [row["snapshot_id"] for row in rows] == [number(at) for at in range(6) if at != 3]
 
 
-async def test_reconcile_reads_each_header_once_however_many_pages_a_saga_has(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_reconcile_reads_each_header_once_however_many_pages_a_saga_has(places: Places, redis_url: str) -> None:
     """Not all of the saga's for each page, headers longer than most among them; what went meanwhile is left out."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    settings = config(**places, policies=POLICIES)
     async with product(settings) as shop, redis.asyncio.Redis.from_url(redis_url) as client:
         for at in range(30):
             await shop.storage.save_snapshot(make(at, step_name="long" * 100) if at % 3 == 0 else make(at))
@@ -99,12 +88,9 @@ async def test_reconcile_reads_each_header_once_however_many_pages_a_saga_has(
         assert [at for at, row in enumerate(rows) if row["step_name"] == "long" * 100] == [0, 3, 6, *range(8, 29, 3)]
 
 
-async def test_durable_saves_that_redis_alone_has_are_durable_again_but_for_what_was_forgotten(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_durable_saves_that_redis_alone_has_are_durable_again_but_for_what_was_forgotten(places: Places) -> None:
     """However late the value is read; one that PostgreSQL refuses holds up no other, and is noted."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=DURABLE)
-    async with product(settings) as shop:
+    async with product(config(**places, policies=DURABLE)) as shop:
         for at in range(6):
             await shop.storage.save_snapshot(make(at, saga_id=number(100 + at)))
         db, context = shop.runtime.db, shop.runtime.job_context()
@@ -133,8 +119,7 @@ async def test_older_save_in_redis_is_not_put_before_a_newer_one_in_a_pack(
 ) -> None:
     """Neither where the pack cannot be looked into, nor where it was published after that, nor without the lease."""
     cold = tmp_path / "cold"
-    settings = config(database=database, redis_url=redis_url, cold=cold, policies=DURABLE)
-    async with product(settings) as shop:
+    async with product(config(database=database, redis_url=redis_url, cold=cold, policies=DURABLE)) as shop:
         context = shop.runtime.job_context()
         old, new = make(1, context={"is": "older"}), make(1, context={"is": "newer"})
         await shop.storage.save_snapshot(old)
@@ -160,12 +145,9 @@ async def test_older_save_in_redis_is_not_put_before_a_newer_one_in_a_pack(
         assert await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.saga_snapshots") == 0
 
 
-async def test_newer_save_in_redis_than_in_a_pack_is_durable_again(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_newer_save_in_redis_than_in_a_pack_is_durable_again(places: Places, redis_url: str) -> None:
     """What packs have is compared with it, not only whether they have any."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=DURABLE)
-    async with product(settings) as shop:
+    async with product(config(**places, policies=DURABLE)) as shop:
         await shop.storage.save_snapshot(make(1, context={"is": "older"}))
         shop.clock.advance(9 * DAY)
         await shop.run("age")
@@ -179,11 +161,9 @@ async def test_newer_save_in_redis_than_in_a_pack_is_durable_again(
         assert await shop.storage.get_snapshot(number(1)) == new
 
 
-async def test_dictionary_that_redis_alone_has_is_kept_for_what_becomes_durable(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_dictionary_that_redis_alone_has_is_kept_for_what_becomes_durable(places: Places, redis_url: str) -> None:
     """Otherwise what was made durable is lost with Redis; what no dictionary is found for is noted."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=DURABLE)
+    settings = config(**places, policies=DURABLE)
     samples: list[Any] = [orjson.dumps(each.context) for each in snapshots(60, start=700)]
     dictionary = Dictionary(zstandard.train_dictionary(8192, samples, k=500, d=8).as_bytes())
     async with product(settings) as shop:
@@ -203,11 +183,10 @@ async def test_dictionary_that_redis_alone_has_is_kept_for_what_becomes_durable(
 
 
 async def test_headers_of_many_snapshots_are_not_all_in_memory_at_once(
-    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many a page of sagas has."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=DURABLE)
-    async with product(settings) as shop:
+    async with product(config(**places, policies=DURABLE)) as shop:
         for at in range(5):
             await shop.storage.save_snapshot(make(at))
         await shop.runtime.db.execute("DELETE FROM sagaz_tiering.saga_snapshots")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.payload import snapshots
-from support.tiers import DAY, NOW, config, product
+from support.tiers import DAY, NOW, Places, config, product
 
 from sagaz_tiering.cli.commands import status
 from sagaz_tiering.jobs import run_job, times
@@ -20,17 +19,11 @@ HOUR = timedelta(hours=1)
 
 
 async def test_run_stops_when_its_window_closes_and_goes_on_in_the_next_one(
-    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The step under way is finished, the rest waits; by day nothing runs but what is asked for at any time, or dry."""
     monkeypatch.setattr(times, "_LOOK_EVERY_S", 0.0)
-    settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        jobs={"batch_sagas": 1, "processes": 1},
-        schedule={"age": {"windows": [NIGHT]}},
-    )
+    settings = config(**places, jobs={"batch_sagas": 1, "processes": 1}, schedule={"age": {"windows": [NIGHT]}})
     saved = list(snapshots(40, created_at=NOW))
     async with product(settings) as shop:
         for snapshot in saved:
@@ -71,9 +64,9 @@ async def test_run_stops_when_its_window_closes_and_goes_on_in_the_next_one(
         assert (anyway.opens_at, anyway.counts.get("sagas", 0)) == (None, 0)
 
 
-async def test_status_says_what_was_stopped_and_no_failure(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_status_says_what_was_stopped_and_no_failure(places: Places) -> None:
     """A daemon that ends lets its runs finish their step; nobody has to look into that."""
-    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as shop:
+    async with product(config(**places)) as shop:
         context = shop.runtime.job_context()
         context.stopping.set()
         await run_job("age", context)

@@ -23,6 +23,9 @@ from sagaz_tiering.operations.rebuild import Wish, proposed_id, rebuild
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 
+Places = dict[str, Any]
+"""Where a product has its data: arguments of `config`, and of `yaml_config.write_config`."""
+
 DEFAULT_POLICIES: Sequence[dict[str, Any]] = (
     {
         "name": "payments",

@@ -164,10 +164,7 @@ def told(before: Any, after: Any) -> list[str]:
         (
             {"x": date(2026, 1, 2), "y": UUID(int=1)},
             {"x": date(2026, 1, 3), "y": str(UUID(int=1))},
-            [
-                "~/x datetime.date(2026, 1, 2) datetime.date(2026, 1, 3)",
-                f"~/y {UUID(int=1)!r} '{UUID(int=1)}'",
-            ],
+            ["~/x datetime.date(2026, 1, 2) datetime.date(2026, 1, 3)", f"~/y {UUID(int=1)!r} '{UUID(int=1)}'"],
         ),
     ],
 )

@@ -150,10 +150,7 @@ def test_compose_file_is_valid_and_agrees_with_what_it_mounts(monkeypatch: pytes
     hosts = (config.tiers.hot.url, config.catalog.url)
     assert (
         {str(each.get_secret_value()).partition("://")[2].split("@")[-1].split("/")[0].split(":")[0] for each in hosts}
-        == {
-            "redis",
-            "postgres",
-        }
+        == {"redis", "postgres"}
         <= services.keys()
     )
     assert (daemon["deploy"]["replicas"], config.daemon.host) == (2, "0.0.0.0")

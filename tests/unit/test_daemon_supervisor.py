@@ -60,12 +60,7 @@ async def test_supervisor_answers_the_watchdog_repeatedly(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "environ",
-    [
-        {},
-        {"WATCHDOG_USEC": "0"},
-        {"WATCHDOG_USEC": "nonsense"},
-        {"WATCHDOG_USEC": "20000", "WATCHDOG_PID": "1"},
-    ],
+    [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "nonsense"}, {"WATCHDOG_USEC": "20000", "WATCHDOG_PID": "1"}],
 )
 async def test_supervisor_without_a_watchdog_of_ours_sends_none(environ: dict[str, str]) -> None:
     """A watchdog that is off, unreadable or meant for another process is not answered."""

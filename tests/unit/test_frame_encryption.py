@@ -69,12 +69,7 @@ def test_format_is_plain_aes_gcm() -> None:
 
 
 @pytest.mark.parametrize(
-    "key",
-    [
-        None,
-        FrameKey(key_id=b"other-key-id-16!", secret=KEY.secret),
-    ],
-    ids=["none", "another id"],
+    "key", [None, FrameKey(key_id=b"other-key-id-16!", secret=KEY.secret)], ids=["none", "another id"]
 )
 def test_frame_without_its_key_says_so(key: FrameKey | None) -> None:
     """It is no damage: the error names the key that is gone."""

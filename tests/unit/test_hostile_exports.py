@@ -27,14 +27,7 @@ from support.snapshots import make
 
 from sagaz_tiering.app.storage_url import open_source
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.exports.manifest import (
-    MANIFEST,
-    AlteredExport,
-    Manifest,
-    manifest_bytes,
-    read_manifest,
-    sums_bytes,
-)
+from sagaz_tiering.exports.manifest import MANIFEST, AlteredExport, Manifest, manifest_bytes, read_manifest, sums_bytes
 from sagaz_tiering.exports.verify import ExportVerification, verify_export
 from sagaz_tiering.exports.zip_form import (
     COMMENT,

@@ -155,7 +155,7 @@ def test_window_that_opens_in_the_hour_left_out_opens_at_its_end(timing: dict[st
     assert when.opens(berlin("2026-03-28 04:00")) == three
     assert [when.is_open(three + minutes * MINUTE) for minutes in (-1, 0, 29, 30)] == [False, True, True, False]
     assert starts(when, berlin("2026-03-27 12:00"), 3) == [
-        *("Sat 28 02:30 CET", "Sun 29 03:00 CEST", "Mon 30 02:30 CEST"),
+        *("Sat 28 02:30 CET", "Sun 29 03:00 CEST", "Mon 30 02:30 CEST")
     ]
 
 

@@ -12,16 +12,7 @@ from uuid import uuid4
 import pytest
 
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.costs import (
-    Cost,
-    Due,
-    Expired,
-    Inputs,
-    PackGroup,
-    PriceList,
-    first_class,
-    share_cost,
-)
+from sagaz_tiering.costs import Cost, Due, Expired, Inputs, PackGroup, PriceList, first_class, share_cost
 from sagaz_tiering.costs.economics import choose_class, ends_at, judge_move
 from sagaz_tiering.costs.lines import difference
 from sagaz_tiering.costs.plan import Plan, plan
@@ -320,11 +311,7 @@ def test_warnings_name_old_prices_other_regions_lost_policies_and_the_budget() -
     """Each once, with what to do."""
     rules = policies()
     old = replace(PRICES, as_of=date(2026, 5, 1), is_estimate=True)
-    inputs = Inputs(
-        packs=(group(rules), group(rules, policy="gone")),
-        budget_usd=1e-6,
-        budget_requests=1,
-    )
+    inputs = Inputs(packs=(group(rules), group(rules, policy="gone")), budget_usd=1e-6, budget_requests=1)
     warnings = "\n".join(plan(inputs, rules, old, NOW).warnings)
     for text in ("214 days before", "as an estimate", "not configured move no more: gone", "usd_per_day", "several"):
         assert text in warnings

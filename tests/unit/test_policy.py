@@ -648,10 +648,7 @@ def test_saga_under_way_is_running_and_no_other_outcome(status: str) -> None:
     assert running.decide(meta(), ended(status), T0).policy == "r"
     assert running.decide(meta(), ended("completed"), T0).rule is UNMATCHED
     assert problems({"match": {"outcome": status}}) == [
-        (
-            ("match", "outcome"),
-            f"{status} is no outcome; a saga whose newest snapshot says so is `running`",
-        )
+        (("match", "outcome"), f"{status} is no outcome; a saga whose newest snapshot says so is `running`")
     ]
 
 

@@ -88,10 +88,7 @@ def test_restore_options_of_the_other_classes() -> None:
     assert with_copy[0].cost_usd == pytest.approx(10 * 0.01 + 0.00005 + 10 * 0.023 * 3 / 30)
 
 
-@pytest.mark.parametrize(
-    ("age_days", "expected"),
-    [(0, 0.0036 * 3), (30, 0.0036 * 2), (90, 0.0), (1000, 0.0)],
-)
+@pytest.mark.parametrize(("age_days", "expected"), [(0, 0.0036 * 3), (30, 0.0036 * 2), (90, 0.0), (1000, 0.0)])
 def test_early_deletion_bills_the_rest_of_the_minimum(age_days: int, expected: float) -> None:
     """1 GB in GLACIER bills 90 days, however early it goes (overhead of one object aside)."""
     cost = PRICES.early_deletion_usd(StorageClass.GLACIER, GB, timedelta(days=age_days))

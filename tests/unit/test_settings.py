@@ -273,10 +273,7 @@ def test_environment_wins_inside_nested_sections() -> None:
 
 def test_environment_takes_json_for_sections_and_policies() -> None:
     """A section as JSON merges with the file; the policies are replaced as a whole."""
-    environ = {
-        "SAGAZ_TIERING_DAEMON": '{"port": 1234}',
-        "SAGAZ_TIERING_POLICIES": '[{"name": "env", "retain": "30d"}]',
-    }
+    environ = {"SAGAZ_TIERING_DAEMON": '{"port": 1234}', "SAGAZ_TIERING_POLICIES": '[{"name": "env", "retain": "30d"}]'}
     built = config_in(environ, daemon={"host": "0.0.0.0"}, policies=[{"name": "file"}])
     assert (built.daemon.host, built.daemon.port) == ("0.0.0.0", 1234)
     assert [policy.name for policy in built.policies] == ["env"]

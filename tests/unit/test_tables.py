@@ -34,12 +34,7 @@ COLUMNS = ("created at", "step>", "name", "status", "tier", "expires", "snapshot
 ROW = ("2026-03-01 12:00:00Z", 1, "reserve_stock", "executing", "cold STANDARD_IA", "never", ID)
 
 
-def printed(
-    width: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    *tables: Any,
-) -> str:
+def printed(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *tables: Any) -> str:
     """The table as a terminal of that width shows it."""
     monkeypatch.setenv("COLUMNS", str(width))
     for table in tables or [make_table(COLUMNS, [ROW], spare=("step", "snapshot"))]:

@@ -45,8 +45,7 @@ def test_processes_are_as_many_as_configured(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("target", "processes", "expected"),
-    [(32 * MIB, 2, 12 * MIB), (32 * MIB, 8, LEAST_SHARE), (4 * MIB, 4, 4 * MIB)],
+    ("target", "processes", "expected"), [(32 * MIB, 2, 12 * MIB), (32 * MIB, 8, LEAST_SHARE), (4 * MIB, 4, 4 * MIB)]
 )
 def test_processes_share_the_memory_of_one(target: int, processes: int, expected: int) -> None:
     """Their packs are smaller, but not so small that they would have to be merged."""
