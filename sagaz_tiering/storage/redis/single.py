@@ -1,6 +1,6 @@
 """Snapshots in the standalone storage's keys, on one server: each change is one script, all of it or nothing.
 
-What differs on a Cluster is in `redis_cluster`. Layout: `redis_keys`.
+What differs on a Cluster is in `cluster`. Layout: `keys`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -17,15 +17,14 @@ from sagaz_tiering.drivers.redis.url import RedisOptions, parse_redis_url, with_
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord
 from sagaz_tiering.snapshot import MAX_TIME, SagaSnapshot
-from sagaz_tiering.storage.answers import check_answer
+from sagaz_tiering.storage.answers import check_answer, checked_replay
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import as_duration
-from sagaz_tiering.storage.redis import replays
 from sagaz_tiering.storage.redis.cluster import ClusterStore
-from sagaz_tiering.storage.redis.keys import RedisKeys
+from sagaz_tiering.storage.redis.keys import PLACE_BYTES, RedisKeys, SagaHome, shard_of
 from sagaz_tiering.storage.redis.single import PAGE, IndexCursor, NewEntry, SingleServerStore, Stored
 from sagaz_tiering.storage.reporting import Gaps
-from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage
+from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage, attempted, replay_bytes, replay_of_bytes
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -188,18 +187,63 @@ class RedisSnapshotStorage(AnyLoop, StandaloneStorage):
                 with gaps.passing_over(stored.snapshot_id):
                     yield await _decoded(stored, saga_id)
 
+    # Replay records have no time to live: they tell who replayed what. A record and its id in the directory change
+    # together; its place under the saga is written before, on a Cluster in another slot, so that a crash leaves at most
+    # a place without a record, which reads skip.
+
     async def _save_replay(self, record: ReplayRecord) -> None:
-        await replays.save(self._store, record)
+        replay_id, place = UUID(record["replay_id"]), SagaHome.of(UUID(record["original_saga_id"]))
+        created_us, keys = to_micros(datetime.fromisoformat(record["created_at"])), self._store.keys
+        member, of_saga = replay_id.hex + shard_of(replay_id), keys.replays_of(place)
+        written = [keys.replay(replay_id), keys.replays(shard_of(replay_id))]
+        if self._redis.is_cluster:
+            async with self._redis.use() as client:
+                await client.zadd(of_saga, {member: created_us})
+        else:
+            written.append(of_saga)
+        args = [place.text.encode() + replay_bytes(record), replay_id.hex, keys.prefix, created_us, member]
+        old = SagaHome.parse(await self._store.run("replay", written, args))
+        if self._redis.is_cluster and old is not None and old != place:
+            async with self._redis.use() as client:
+                await client.zrem(keys.replays_of(old), member)
 
     async def _replay(self, replay_id: UUID) -> ReplayRecord | None:
-        return await replays.get(self._store, replay_id)
+        async with self._redis.use() as client:
+            data: bytes | None = await client.get(self._store.keys.replay(replay_id))
+        return None if data is None else replay_of_bytes(data[PLACE_BYTES:])
 
     async def _replays_of(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[ReplayRecord]:
-        return await replays.of_saga(self._store, saga_id, wanted, gaps)
+        place, found, start = SagaHome.of(saga_id), list[ReplayRecord](), 0
+        while len(found) + len(gaps) < wanted:
+            async with self._redis.use() as client:
+                last = start + min(wanted - len(found) - len(gaps), PAGE) - 1
+                members: list[bytes] = await client.zrevrange(self._store.keys.replays_of(place), start, last)
+            if not members:
+                break
+            found += gaps.readable(await self._read_replays([UUID(hex=m[:32].decode()) for m in members], saga_id))
+            start += len(members)
+        return found
 
     async def _replays(self, after: UUID | None) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
-        async for each in replays.iterate(self._store, after):
-            yield each
+        async for ids in self._store.replay_ids(after):
+            for each in await self._read_replays(ids):
+                yield each
+
+    async def _read_replays(
+        self, replay_ids: Sequence[UUID], saga_id: UUID | None = None
+    ) -> list[tuple[UUID, ReplayRecord | CorruptRecord]]:
+        """The records that are there, or why one cannot be read; with `saga_id`, those that are still that saga's."""
+        places = None if saga_id is None else (SagaHome.of(saga_id), None)
+        keys = [self._store.keys.replay(replay_id) for replay_id in replay_ids]
+        if not keys:
+            return []
+        async with self._redis.use() as client:
+            values = await (client.mget_nonatomic(keys) if self._redis.is_cluster else client.mget(keys))
+        return [
+            attempted(replay_id, _decoded_replay, data, replay_id, saga_id)
+            for replay_id, data in zip(replay_ids, values, strict=True)
+            if data is not None and (places is None or SagaHome.parse(data) in places)
+        ]
 
     async def _status(self, details: dict[str, Any]) -> str:
         """degraded: `details["warnings"]` says what to look at."""
@@ -235,6 +279,11 @@ async def _decoded(stored: Stored, saga_id: UUID) -> SagaSnapshot:
     check_answer(found, snapshot_id=stored.snapshot_id, saga_id=saga_id)
     stored.check_order(found)
     return found
+
+
+def _decoded_replay(data: bytes, replay_id: UUID, saga_id: UUID | None) -> ReplayRecord:
+    """Raises CorruptRecord."""
+    return checked_replay(replay_of_bytes(data[PLACE_BYTES:]), replay_id=replay_id, saga_id=saga_id)
 
 
 def _check(default_ttl: object, compression_level: object, max_connections: object) -> None:

@@ -188,6 +188,13 @@ async def take(source: AsyncIterator[T], count: int) -> list[T]:
     return items
 
 
+async def batches(source: AsyncGenerator[T, None], size: int) -> AsyncGenerator[list[T], None]:
+    """All items, `size` at a time; the source is closed with this."""
+    async with aclosing(source):
+        while batch := await take(source, size):
+            yield batch
+
+
 def _entry(snapshot_id: UUID, found: FoundObject, value: bytes = b"") -> SavedEntry | None:
     """What the mark says, or the header where the mark was lost on the way through other tools."""
     entry = SavedEntry.parse(found.mark)

@@ -15,7 +15,7 @@ from sagaz_tiering.errors import ObjectStoreError, TierUnavailable
 from sagaz_tiering.objects.s3.answers import FoundObject
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.bodies import ABANDONED, SETTLED, Body, OpenBucket, take
+from sagaz_tiering.storage.s3.bodies import ABANDONED, SETTLED, Body, OpenBucket, batches
 from sagaz_tiering.storage.s3.keys import SavedEntry
 from sagaz_tiering.storage_class import StorageClass
 
@@ -69,31 +69,29 @@ async def remove_one(bucket: OpenBucket, snapshot_id: UUID) -> bool:
 async def remove_saga(bucket: OpenBucket, saga_id: UUID) -> int:
     """Remove every snapshot of a saga; how many there were."""
     removed = 0
-    async with aclosing(bucket.entries(s3_keys.saga_prefix(saga_id))) as entries:
-        while batch := await take(entries, _AT_ONCE):
-            bodies = await _looked_up(bucket, [entry.snapshot_id for entry in batch])
-            found = ((entry, bodies[entry.snapshot_id]) for entry in batch)
-            true = {body.snapshot_id: (body, entry.keys) for entry, body in found if body and body.belongs_to(entry)}
-            removed += await _remove(bucket, list(true.values()))
-            await bucket.remove_untrue(batch, bodies, missing_for=SETTLED)
+    async for batch in batches(bucket.entries(s3_keys.saga_prefix(saga_id)), _AT_ONCE):
+        bodies = await _looked_up(bucket, [entry.snapshot_id for entry in batch])
+        found = ((entry, bodies[entry.snapshot_id]) for entry in batch)
+        true = {body.snapshot_id: (body, entry.keys) for entry, body in found if body and body.belongs_to(entry)}
+        removed += await _remove(bucket, list(true.values()))
+        await bucket.remove_untrue(batch, bodies, missing_for=SETTLED)
     return removed
 
 
 async def remove_expired(bucket: OpenBucket) -> int:
     """Remove what has ended; how many."""
     removed = 0
-    async with aclosing(_ended(bucket, bucket.now_us())) as ended:
-        while batch := await take(ended, _AT_ONCE):
-            bodies = await _looked_up(bucket, [snapshot_id for snapshot_id, _, _ in batch])
-            true, untrue = list[Doomed](), list[str]()
-            for snapshot_id, key, listed_at in batch:
-                body = bodies[snapshot_id]
-                if body is not None and body.entry is not None and body.entry.has_expiry_key(key):
-                    true.append((body, [key, *await _keys_of(bucket, body.entry)]))
-                elif bucket.is_older(listed_at, ABANDONED if body is None else SETTLED):
-                    untrue.append(key)
-            removed += await _remove(bucket, true)
-            await _drop(bucket, untrue)
+    async for batch in batches(_ended(bucket, bucket.now_us()), _AT_ONCE):
+        bodies = await _looked_up(bucket, [snapshot_id for snapshot_id, _, _ in batch])
+        true, untrue = list[Doomed](), list[str]()
+        for snapshot_id, key, listed_at in batch:
+            body = bodies[snapshot_id]
+            if body is not None and body.entry is not None and body.entry.has_expiry_key(key):
+                true.append((body, [key, *await _keys_of(bucket, body.entry)]))
+            elif bucket.is_older(listed_at, ABANDONED if body is None else SETTLED):
+                untrue.append(key)
+        removed += await _remove(bucket, true)
+        await _drop(bucket, untrue)
     return removed
 
 

@@ -8,7 +8,7 @@ from the last to the first. Most sagas are one page and listed once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -19,7 +19,7 @@ from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.bodies import Body, OpenBucket, promise, take
+from sagaz_tiering.storage.s3.bodies import Body, OpenBucket, batches, promise, take
 from sagaz_tiering.storage.s3.keys import SavedEntry
 
 _LISTED_AT_ONCE = 64
@@ -87,14 +87,14 @@ async def newest(
 
 
 async def snapshots(
-    bucket: OpenBucket, entries: AsyncIterator[SavedEntry], gaps: Gaps
+    bucket: OpenBucket, entries: AsyncGenerator[SavedEntry, None], gaps: Gaps
 ) -> AsyncGenerator[SagaSnapshot, None]:
     """The live snapshots of entries, in their order, a few at a time; what cannot be read goes to `gaps`.
 
     Raises SnapshotArchived where it comes to archived bytes.
     """
     last = None
-    while batch := await take(entries, _WALKED_AT_ONCE):
+    async for batch in batches(entries, _WALKED_AT_ONCE):
         now_us = bucket.now_us()
         there = await bucket.bodies_of([entry for entry in batch if entry.is_live(now_us)])
         bodies = {
@@ -157,12 +157,11 @@ async def _decoded(body: Body) -> SagaSnapshot | CorruptRecord:
 
 async def saga_ids(bucket: OpenBucket, after: UUID | None) -> AsyncGenerator[UUID, None]:
     """Sagas with a live snapshot, ascending."""
-    async with aclosing(_runs(bucket, after)) as runs:
-        while batch := await take(runs, _WALKED_AT_ONCE):
-            alive = await together(*(_has_live(bucket, run) for run in batch))
-            for (saga_id, _), is_alive in zip(batch, alive, strict=True):
-                if is_alive:
-                    yield saga_id
+    async for batch in batches(_runs(bucket, after), _WALKED_AT_ONCE):
+        alive = await together(*(_has_live(bucket, run) for run in batch))
+        for (saga_id, _), is_alive in zip(batch, alive, strict=True):
+            if is_alive:
+                yield saga_id
 
 
 async def entries_of_all(bucket: OpenBucket, after: UUID | None) -> AsyncGenerator[SavedEntry, None]:

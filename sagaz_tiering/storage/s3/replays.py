@@ -20,7 +20,7 @@ from sagaz_tiering.objects.s3.store import S3RecordStore
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.bodies import take
+from sagaz_tiering.storage.s3.bodies import batches, take
 from sagaz_tiering.storage.standalone import ReplayRecord, replay_bytes, replay_of_bytes
 from sagaz_tiering.storage_class import StorageClass
 
@@ -70,11 +70,10 @@ async def ascending(
 ) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
     """Every record by id, or why it cannot be read."""
     start = "" if after is None else s3_keys.replay_key(after)
-    async with aclosing(_keys(store, s3_keys.REPLAYS, s3_keys.parse_replay, start_after=start)) as keys:
-        while batch := await take(keys, _AT_ONCE):
-            for replay_id, record in await _read(store, [replay_id for _, replay_id in batch]):
-                if record is not None:
-                    yield replay_id, record
+    async for batch in batches(_keys(store, s3_keys.REPLAYS, s3_keys.parse_replay, start_after=start), _AT_ONCE):
+        for replay_id, record in await _read(store, [replay_id for _, replay_id in batch]):
+            if record is not None:
+                yield replay_id, record
 
 
 async def _read(

@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
@@ -50,6 +50,8 @@ from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+
+T = TypeVar("T")
 
 BUCKET_VARIABLE = "SAGAZ_TIERING_S3_BUCKET"
 COUNTED = 10_000
@@ -159,7 +161,7 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
     async def snapshot_ids(self, saga_id: UUID | str) -> AsyncIterator[UUID]:
         """Every live snapshot of a saga, oldest first, without reading it: archived ones too."""
         saga = as_uuid(saga_id, "saga_id")
-        async with aclosing(reading.ids_of(await self._opened(), saga)) as ids:
+        async with aclosing(self._walked(lambda bucket: reading.ids_of(bucket, saga))) as ids:
             async for snapshot_id in ids:
                 yield snapshot_id
 
@@ -202,25 +204,22 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
     async def _delete_saga(self, saga_id: UUID) -> int:
         return await changing.remove_saga(await self._opened(), saga_id)
 
-    async def _sagas(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
-        async with aclosing(reading.saga_ids(await self._opened(), after)) as sagas:
-            async for saga_id in sagas:
-                yield saga_id
+    def _sagas(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
+        return self._walked(lambda bucket: reading.saga_ids(bucket, after))
 
-    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
-        bucket = await self._opened()
-        async with aclosing(reading.entries_of(bucket, saga_id)) as entries:
-            async for snapshot in reading.snapshots(bucket, entries, gaps):
-                yield snapshot
+    def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
+        return self._walked(lambda bucket: reading.snapshots(bucket, reading.entries_of(bucket, saga_id), gaps))
 
-    async def _walk_all(self, after: UUID | None, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
+    def _walk_all(self, after: UUID | None, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
         """One that is saved anew meanwhile with another `created_at`, or under another saga, is missed where its new
         place is behind or was listed before; a walk that began after that save has it.
         """
-        bucket = await self._opened()
-        async with aclosing(reading.entries_of_all(bucket, after)) as entries:
-            async for snapshot in reading.snapshots(bucket, entries, gaps):
-                yield snapshot
+        return self._walked(lambda bucket: reading.snapshots(bucket, reading.entries_of_all(bucket, after), gaps))
+
+    async def _walked(self, walk: Callable[[OpenBucket], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+        async with aclosing(walk(await self._opened())) as found:
+            async for each in found:
+                yield each
 
     async def _save_replay(self, record: ReplayRecord) -> None:
         await replays.save((await self._opened()).store, record)
@@ -231,10 +230,8 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
     async def _replays_of(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[ReplayRecord]:
         return await replays.of_saga((await self._opened()).store, saga_id, wanted, gaps)
 
-    async def _replays(self, after: UUID | None) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
-        async with aclosing(replays.ascending((await self._opened()).store, after)) as records:
-            async for each in records:
-                yield each
+    def _replays(self, after: UUID | None) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
+        return self._walked(lambda bucket: replays.ascending(bucket.store, after))
 
     async def _status(self, details: dict[str, Any]) -> str:
         details["url"] = f"s3://{self._options.bucket}/{self._options.prefix}"
