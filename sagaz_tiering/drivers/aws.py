@@ -27,18 +27,7 @@ from aiobotocore.credentials import (
 )
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    InvalidConfigError,
-    NoAuthTokenError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
-)
+from botocore import exceptions as sdk
 from botocore.loaders import create_loader
 
 NO_PROFILE_HINT = "correct or unset AWS_PROFILE, or add the profile to ~/.aws/config (or what AWS_CONFIG_FILE names)"
@@ -57,7 +46,7 @@ _SEARCH_S: Final = 10.0
 _PAUSE_S: Final = 1.0
 """After a search that failed those who waited for it, and who come right after, are told the same."""
 
-_LATE: Final = (BotoCoreError, ClientError, aiohttp.ClientError, OSError, ValueError, KeyError, TypeError)
+_LATE: Final = (sdk.BotoCoreError, sdk.ClientError, aiohttp.ClientError, OSError, ValueError, KeyError, TypeError)
 _NO_LONGER: Final = {
     "ExpiredToken",
     "ExpiredTokenException",
@@ -157,7 +146,7 @@ def tls_fault(exc: BaseException, server: str) -> TlsFault | None:
     return None
 
 
-class NoIdentity(BotoCoreError):
+class NoIdentity(sdk.BotoCoreError):
     """AWS cannot be told who asks: `str()` says why, `hint` what to do. Asking again may help."""
 
     fmt = "no AWS credentials: {why}"
@@ -219,7 +208,7 @@ class LateCredentials(AioCredentials):
         resolver.insert_before(name, AioProcessProvider(profile, lambda: core.full_config, popen=_Process.start))
         found = await resolver.load_credentials()
         if found is None:
-            raise NoCredentialsError
+            raise sdk.NoCredentialsError
         return found
 
 
@@ -262,18 +251,18 @@ def _explained(exc: Exception) -> tuple[str, str]:
             f"none came within {_SEARCH_S:g} s",
             "a credential_process, the instance's or container's agent, or STS hangs: see whether it answers",
         )
-    if isinstance(exc, ClientError):
+    if isinstance(exc, sdk.ClientError):
         return _refused(exc)
-    if isinstance(exc, SSOError | TokenRetrievalError | NoAuthTokenError):
+    if isinstance(exc, sdk.SSOError | sdk.TokenRetrievalError | sdk.NoAuthTokenError):
         return f"SSO: {exc}", _PROVIDERS["sso"]
-    if isinstance(exc, NoCredentialsError):
+    if isinstance(exc, sdk.NoCredentialsError):
         return (
             "nothing found in environment, profile, container or instance role",
             "give an access key in the environment, or run under a profile or a role (IRSA, Pod Identity, ECS, EC2)",
         )
-    if isinstance(exc, PartialCredentialsError | InvalidConfigError | ProfileNotFound):
+    if isinstance(exc, sdk.PartialCredentialsError | sdk.InvalidConfigError | sdk.ProfileNotFound):
         return str(exc), "correct the profile in ~/.aws/config and ~/.aws/credentials, or AWS_PROFILE"
-    if isinstance(exc, CredentialRetrievalError):
+    if isinstance(exc, sdk.CredentialRetrievalError):
         return str(exc).strip(), _PROVIDERS.get(str(exc.kwargs.get("provider")), _ANY)
     if isinstance(exc, FileNotFoundError):
         return (
@@ -286,7 +275,7 @@ def _explained(exc: Exception) -> tuple[str, str]:
 _ANY: Final = "check what AWS_… variables, profile and role of this process name, and that it can be reached"
 
 
-def _refused(exc: ClientError) -> tuple[str, str]:
+def _refused(exc: sdk.ClientError) -> tuple[str, str]:
     """What STS (or the portal of SSO) answered: it, not S3 or KMS."""
     error, operation = exc.response["Error"], exc.operation_name
     code = str(error.get("Code", ""))

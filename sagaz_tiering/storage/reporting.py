@@ -9,17 +9,8 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sagaz_tiering import metrics
+from sagaz_tiering import errors, metrics
 from sagaz_tiering.drivers import traces
-from sagaz_tiering.errors import (
-    CorruptRecord,
-    InvalidSnapshot,
-    SagazTieringError,
-    SnapshotArchived,
-    TierUnavailable,
-    UnexpectedFailure,
-    Unreadable,
-)
 from sagaz_tiering.logs import Logger, Repeated
 
 _log = Logger(__name__)
@@ -95,7 +86,7 @@ class measured_read:  # noqa: N801 - used like a function
         elif isinstance(error, Exception) and not isinstance(error, (ValueError, TypeError)):  # a caller's mistake
             typed = _typed(error, "the read failed")
             metrics.READ_FAILURES.labels(reason=type(typed).__name__).inc()
-            if isinstance(typed, (TierUnavailable, UnexpectedFailure)):
+            if isinstance(typed, (errors.TierUnavailable, errors.UnexpectedFailure)):
                 _tell(_read_outages, "snapshot.read_failed", self._storage, typed, {})
             if typed is not error:
                 raise typed from error
@@ -105,19 +96,19 @@ _save_outages: dict[str, Repeated] = {}
 _read_outages: dict[str, Repeated] = {}
 
 
-def _typed(error: Exception, what: str) -> SagazTieringError:
-    if isinstance(error, SagazTieringError):
+def _typed(error: Exception, what: str) -> errors.SagazTieringError:
+    if isinstance(error, errors.SagazTieringError):
         return error
-    return UnexpectedFailure(f"{what}: {type(error).__name__}: {error}")
+    return errors.UnexpectedFailure(f"{what}: {type(error).__name__}: {error}")
 
 
 def _tell(
-    outages: dict[str, Repeated], event: str, storage: str, error: SagazTieringError, about: dict[str, str]
+    outages: dict[str, Repeated], event: str, storage: str, error: errors.SagazTieringError, about: dict[str, str]
 ) -> None:
     times: dict[str, int] | None = {}
-    if isinstance(error, (TierUnavailable, UnexpectedFailure)):
+    if isinstance(error, (errors.TierUnavailable, errors.UnexpectedFailure)):
         times = outages.setdefault(storage, Repeated()).due(type(error))
-    elif isinstance(error, InvalidSnapshot) and not _is_news(storage, (about["saga_id"], str(error))):
+    elif isinstance(error, errors.InvalidSnapshot) and not _is_news(storage, (about["saga_id"], str(error))):
         times = None
     if times is not None:
         kind = type(error).__name__
@@ -152,16 +143,16 @@ class Gaps:
 
     def __init__(self, storage: str) -> None:
         self._storage = storage
-        self._found: dict[UUID, Unreadable] = {}
+        self._found: dict[UUID, errors.Unreadable] = {}
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def add(self, item_id: UUID, error: Unreadable) -> None:
+    def add(self, item_id: UUID, error: errors.Unreadable) -> None:
         """This one cannot be read; said in the log too. Of a walk that meets very many the first are kept."""
         if item_id in self._found or len(self._found) >= MOST_GAPS:
             return
-        if not isinstance(error, SnapshotArchived):
+        if not isinstance(error, errors.SnapshotArchived):
             if str(item_id) not in str(error):
                 named = type(error)(f"{item_id}: {error}", hint=error.hint)
                 named.__cause__, error = error, named
@@ -174,25 +165,25 @@ class Gaps:
         """The block may not be able to read this one: then it ends there, and this is a gap."""
         try:
             yield
-        except CorruptRecord as exc:
+        except errors.CorruptRecord as exc:
             self.add(item_id, exc)
 
-    def readable(self, found: Iterable[tuple[UUID, T | CorruptRecord | None]]) -> list[T]:
+    def readable(self, found: Iterable[tuple[UUID, T | errors.CorruptRecord | None]]) -> list[T]:
         """Those that could be read; the errors among them become gaps, None is nothing."""
         readable = list[T]()
         for item_id, each in found:
-            if isinstance(each, CorruptRecord):
+            if isinstance(each, errors.CorruptRecord):
                 self.add(item_id, each)
             elif each is not None:
                 readable.append(each)
         return readable
 
-    def update(self, error: Unreadable) -> None:
+    def update(self, error: errors.Unreadable) -> None:
         """Those that a part of the walk could not read."""
         for item_id, each in error.unreadable.items():
             self._found.setdefault(item_id, each)
 
-    def attach(self, error: Unreadable, readable: Sequence[Any] = ()) -> Unreadable:
+    def attach(self, error: errors.Unreadable, readable: Sequence[Any] = ()) -> errors.Unreadable:
         """`error`, which tells of all of them and of what can be read."""
         error.readable, error.unreadable = tuple(readable), MappingProxyType(dict(self._found))
         return error
@@ -201,5 +192,5 @@ class Gaps:
         """Raise the error of the first of them, if there is one: of an archived one first, since that can be cured."""
         if self._found:
             found = self._found.values()
-            archived = (error for error in found if isinstance(error, SnapshotArchived))
+            archived = (error for error in found if isinstance(error, errors.SnapshotArchived))
             raise self.attach(next(archived, next(iter(found))), readable)

@@ -17,17 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
+from sagaz_tiering import errors
 from sagaz_tiering.clock import Clock, from_micros, to_micros
-from sagaz_tiering.errors import (
-    AccessRefused,
-    BucketUnusable,
-    ColdTierUnavailable,
-    ObjectArchived,
-    ObjectExists,
-    ObjectNotFound,
-    ObjectStoreError,
-    SagazTieringError,
-)
 from sagaz_tiering.objects import arguments
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
 from sagaz_tiering.objects.local.tree import ObjectRecord, ObjectTree
@@ -169,9 +160,8 @@ class LocalObjectStore:
                 return replace(record, readable_until=to_micros(_midnight_after(now, days)))
             delay = _RESTORE_DELAYS.get((record.storage_class, tier))
             if delay is None:
-                raise ObjectStoreError(
-                    f"{record.storage_class} has no {tier} restore", hint="use the tier Standard or Bulk"
-                )
+                said = f"{record.storage_class} has no {tier} restore"
+                raise errors.ObjectStoreError(said, hint="use the tier Standard or Bulk")
             return replace(
                 record, ready_at=to_micros(now + delay), readable_until=to_micros(_midnight_after(now + delay, days))
             )
@@ -188,9 +178,9 @@ class LocalObjectStore:
         for key in wanted:
             try:
                 await self._run(key, functools.partial(self._tree.remove, key))
-            except ObjectNotFound:
+            except errors.ObjectNotFound:
                 continue
-            except ObjectStoreError as exc:
+            except errors.ObjectStoreError as exc:
                 failures.append(DeleteFailure(key=key, reason=str(exc)))
         return failures
 
@@ -212,7 +202,7 @@ class LocalObjectStore:
         try:
             self._tree.open()
         except (FileNotFoundError, FileExistsError, NotADirectoryError) as exc:
-            raise BucketUnusable(
+            raise errors.BucketUnusable(
                 f"{self._root.as_uri()} is not the directory of a store",
                 hint=f"create {self._root}, mount its volume, or correct the path",
             ) from exc
@@ -246,7 +236,7 @@ class LocalObjectStore:
     def _refuse_archived(self, key: str, record: ObjectRecord) -> None:
         archived = record.storage_class.is_archive
         if archived and self._restore_state(record) is not RestoreState.READABLE:
-            raise ObjectArchived(f"{key} is in {record.storage_class}", hint="restore the object first")
+            raise errors.ObjectArchived(f"{key} is in {record.storage_class}", hint="restore the object first")
 
     def _restore_state(self, record: ObjectRecord) -> RestoreState:
         if record.ready_at is None or record.readable_until is None:
@@ -269,7 +259,7 @@ class LocalObjectStore:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.to_thread(guarded)
         except TimeoutError as exc:
-            raise ColdTierUnavailable(
+            raise errors.ColdTierUnavailable(
                 f"{self._root.as_uri()}/{key} was not answered within {self._timeout_s:g} s",
                 hint=f"the disk or network mount behind {self._root} hangs",
             ) from exc
@@ -287,24 +277,25 @@ def _midnight_after(moment: datetime, days: int) -> datetime:
     return (end + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def translated(exc: OSError, key: str, root: Path, *, present: bool) -> SagazTieringError:
+def translated(exc: OSError, key: str, root: Path, *, present: bool) -> errors.SagazTieringError:
     """Our error for one of the system's; `present` tells whether the store's tree is still there."""
     where = f"{root.as_uri()}/{key}".rstrip("/")
     if exc.errno == errno.EEXIST:
-        return ObjectExists(f"{where}: the key is taken; nothing was overwritten")
+        return errors.ObjectExists(f"{where}: the key is taken; nothing was overwritten")
     if exc.errno in _MISSING:
         # An unmounted volume must not look like an empty store.
-        return ObjectNotFound(f"{where}: no such object") if present else _gone(root)
+        return errors.ObjectNotFound(f"{where}: no such object") if present else _gone(root)
     if exc.errno in _FULL:
-        return ColdTierUnavailable(
+        return errors.ColdTierUnavailable(
             f"{where} cannot be written: {exc.strerror}; nothing was stored",
             hint=f"make room on the filesystem of {root} (or raise its quota or file size limit)",
         )
     if exc.errno in _REFUSED:
-        return AccessRefused(f"{where}: {exc.strerror}", hint=f"let this user read and write below {root}")
-    return ColdTierUnavailable(f"{where}: {exc}", hint=f"check the filesystem of {root}")
+        return errors.AccessRefused(f"{where}: {exc.strerror}", hint=f"let this user read and write below {root}")
+    return errors.ColdTierUnavailable(f"{where}: {exc}", hint=f"check the filesystem of {root}")
 
 
-def _gone(root: Path) -> ColdTierUnavailable:
+def _gone(root: Path) -> errors.ColdTierUnavailable:
     """The error for a directory that was there when the store was opened."""
-    return ColdTierUnavailable(f"{root.as_uri()} is not there any more", hint=f"is the volume of {root} mounted?")
+    said = f"{root.as_uri()} is not there any more"
+    return errors.ColdTierUnavailable(said, hint=f"is the volume of {root} mounted?")

@@ -13,17 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 
-from sagaz_tiering import metrics
+from sagaz_tiering import errors, metrics
 from sagaz_tiering.drivers.aws import NO_PROFILE_HINT, aws_session
-from sagaz_tiering.errors import (
-    BucketUnusable,
-    ConfigError,
-    CorruptPack,
-    ObjectArchived,
-    ObjectExists,
-    ObjectNotFound,
-    ObjectStoreError,
-)
 from sagaz_tiering.objects import arguments
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
 from sagaz_tiering.objects.s3.answers import FoundObject, error_code, lacks_feature, object_info, storage_class_of
@@ -74,7 +65,7 @@ class S3ObjectStore:
                 )
             except (BotoCoreError, ValueError) as exc:
                 other = f"check {options.names.place} (endpoint_url, region), AWS_PROFILE and other AWS_… variables"
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"no S3 client can be made for bucket {options.bucket}: {exc}",
                     hint=NO_PROFILE_HINT if isinstance(exc, ProfileNotFound) else other,
                 ) from exc
@@ -107,7 +98,7 @@ class S3ObjectStore:
         answer = await self.calls.ask("HeadBucket")
         region, wanted = answer.get("BucketRegion"), options.settings.region
         if options.settings.endpoint_url is None and wanted and region and region != wanted:
-            raise BucketUnusable(
+            raise errors.BucketUnusable(
                 f"bucket {options.bucket} is in {region}, not in {wanted}", hint=f"set {options.names.region}: {region}"
             )
 
@@ -130,7 +121,7 @@ class S3ObjectStore:
         """See `ObjectStore.head`."""
         try:
             answer = await self.calls.ask("HeadObject", key=self._path(key))
-        except ObjectNotFound:
+        except errors.ObjectNotFound:
             await self.check()  # HEAD answers 404 without a reason: BucketUnusable if it is the bucket that is missing
             raise
         return object_info(key, answer)
@@ -146,10 +137,10 @@ class S3ObjectStore:
         try:
             asked = f"bytes={offset}-{offset + length - 1}"
             answer, data = await self._read(path, room=offset + length, Range=asked)
-        except ObjectStoreError as exc:
+        except errors.ObjectStoreError as exc:
             if error_code(exc) not in ("InvalidRange", "416"):
                 raise
-            raise CorruptPack(f"{path} ends before byte {offset}") from exc
+            raise errors.CorruptPack(f"{path} ends before byte {offset}") from exc
         # A store, or a proxy before it, that ignores Range sends everything.
         if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
             data = data[offset : offset + length]
@@ -165,7 +156,7 @@ class S3ObjectStore:
         path, (etag, version) = self._path(key), tag.split(" ")
         try:
             await swap(self.calls, Upload(path, data, hashlib.sha256(data).digest(), StorageClass.STANDARD), etag)
-        except ObjectExists:
+        except errors.ObjectExists:
             return False
         answer, found = await self._read(self._path(key), most=max(len(data), arguments.MOST_READ_BACK))
         await drop_replaced(self.calls, path, old=version, now=answer.get("VersionId"))
@@ -176,7 +167,7 @@ class S3ObjectStore:
         path = self._path(key)
         try:
             await change_class(self.calls, path, storage_class)
-        except ObjectNotFound:
+        except errors.ObjectNotFound:
             await self.check()  # as in `head`
             raise
 
@@ -186,11 +177,11 @@ class S3ObjectStore:
         request = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
         try:
             answer = await self.calls.ask("RestoreObject", key=self._path(key), RestoreRequest=request)
-        except ObjectArchived:  # S3 says "invalid object state" for a class that needs no restore
+        except errors.ObjectArchived:  # S3 says "invalid object state" for a class that needs no restore
             if (await self.head(key)).storage_class.is_archive:
                 raise
             return RestoreState.READABLE
-        except ObjectStoreError as exc:
+        except errors.ObjectStoreError as exc:
             if error_code(exc) == "RestoreAlreadyInProgress":
                 return RestoreState.IN_PROGRESS
             if lacks_feature(exc) and await self._reads(key):
@@ -234,7 +225,7 @@ class S3ObjectStore:
         """Whether the bytes can be read. A store that has archive classes by name only restores nothing."""
         try:
             await self.get_range(key, 0, 1)
-        except ObjectArchived:
+        except errors.ObjectArchived:
             return False
         return True
 
@@ -284,7 +275,7 @@ class S3RecordStore(S3ObjectStore):
         """The object without its bytes, also of an archived one; None without it (or without the bucket)."""
         try:
             answer = await self.calls.ask("HeadObject", key=self._path(key))
-        except ObjectNotFound:
+        except errors.ObjectNotFound:
             return None
         return FoundObject.of(key, answer)
 

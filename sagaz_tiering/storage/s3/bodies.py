@@ -16,20 +16,12 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
+from sagaz_tiering import errors
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value
 from sagaz_tiering.codec.value import MAX_BODY_BYTES, read_meta
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.drivers.together import together
-from sagaz_tiering.errors import (
-    CorruptPack,
-    CorruptRecord,
-    ObjectArchived,
-    ObjectNotFound,
-    ObjectStoreError,
-    SnapshotArchived,
-    TierUnavailable,
-)
 from sagaz_tiering.objects.s3.answers import FoundObject
 from sagaz_tiering.objects.s3.options import S3Options
 from sagaz_tiering.objects.s3.store import S3RecordStore
@@ -63,7 +55,7 @@ class Body:
     found: FoundObject
     entry: SavedEntry | None
     value: bytes | None = None
-    damage: CorruptRecord | None = None
+    damage: errors.CorruptRecord | None = None
 
     def belongs_to(self, entry: SavedEntry) -> bool:
         """Whether `entry` is true; the benefit of the doubt where the body does not tell."""
@@ -81,7 +73,7 @@ class Body:
     async def snapshot(self) -> SagaSnapshot:
         """Decoded. Raises CorruptRecord."""
         if self.damage is not None or self.value is None:
-            raise self.damage or CorruptRecord(f"snapshot {self.snapshot_id} has no bytes")
+            raise self.damage or errors.CorruptRecord(f"snapshot {self.snapshot_id} has no bytes")
         decoded = await decode_value(self.value)
         check_answer(decoded, snapshot_id=self.snapshot_id)
         if self.entry is not None:
@@ -93,7 +85,9 @@ class Body:
         check_answer(decoded, saga_id=entry.saga_id)
         of_bytes = SavedEntry.of(SnapshotMeta.of(decoded, saved_us=0, body_crc=0), "")
         if not of_bytes.is_same_save(entry):
-            raise CorruptRecord(f"the object of snapshot {self.snapshot_id} holds another save than its mark tells of")
+            raise errors.CorruptRecord(
+                f"the object of snapshot {self.snapshot_id} holds another save than its mark tells of"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +103,17 @@ class OpenBucket:
         key = s3_keys.data_key(snapshot_id)
         try:
             found, value = await self.store.fetch(key, most=_MOST_BYTES)
-        except ObjectNotFound:
+        except errors.ObjectNotFound:
             return None
-        except ObjectArchived:
+        except errors.ObjectArchived:
             return await self._unread(snapshot_id, None)
-        except CorruptPack as exc:
-            damage = CorruptRecord(f"snapshot {snapshot_id}: {exc}")
+        except errors.CorruptPack as exc:
+            damage = errors.CorruptRecord(f"snapshot {snapshot_id}: {exc}")
             damage.__cause__ = exc
             return await self._unread(snapshot_id, damage)
         return Body(snapshot_id=snapshot_id, found=found, entry=_entry(snapshot_id, found, value), value=value)
 
-    async def _unread(self, snapshot_id: UUID, damage: CorruptRecord | None) -> Body | None:
+    async def _unread(self, snapshot_id: UUID, damage: errors.CorruptRecord | None) -> Body | None:
         found = await self.store.find(s3_keys.data_key(snapshot_id))
         if found is None:
             return None
@@ -165,7 +159,7 @@ class OpenBucket:
                 keys += entry.keys if self.is_older(entry.listed_at, age) else ()
         if keys:
             # Housekeeping by the way: the read has its answer, whoever reads next may remove them.
-            with suppress(ObjectStoreError, TierUnavailable):
+            with suppress(errors.ObjectStoreError, errors.TierUnavailable):
                 await self.store.delete(keys)
 
     def now_us(self) -> int:
@@ -199,16 +193,16 @@ def _entry(snapshot_id: UUID, found: FoundObject, value: bytes = b"") -> SavedEn
     """What the mark says, or the header where the mark was lost on the way through other tools."""
     entry = SavedEntry.parse(found.mark)
     if entry is None:
-        with suppress(CorruptRecord):
+        with suppress(errors.CorruptRecord):
             entry = SavedEntry.of(read_meta(value), "")
     return entry if entry is not None and entry.snapshot_id == snapshot_id else None
 
 
-def promise(bucket: OpenBucket, bodies: Sequence[Body]) -> SnapshotArchived:
+def promise(bucket: OpenBucket, bodies: Sequence[Body]) -> errors.SnapshotArchived:
     """The error that names all of these snapshots, with a command that works as it is for the first."""
     infos = [body.found.info for body in bodies]
     storage_class, size = infos[0].storage_class, sum(info.size for info in infos) // len(infos)
-    return SnapshotArchived(
+    return errors.SnapshotArchived(
         storage_class=storage_class.value,
         snapshot_ids=[body.snapshot_id for body in bodies],
         object_keys=[info.key for info in infos],
