@@ -45,23 +45,23 @@ _LONGEST_PAUSE_S: Final = 0.004
 
 
 class Layout:
-    """The paths below one base directory."""
+    """The paths below one base directory, and its locks; `wait`: how long a call waits for another's work to end."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, *, wait: timedelta) -> None:
         self.base = base.absolute()
         self.snapshots = self.base / "snapshots"
         self.indexes = self.base / "indexes"
         self.replays = self.base / "replays"
         self.ids = self.base / "ids"
         self.moves = self.ids / "moves"
-        self.locks = self.ids / "locks"
+        self.locks = Locks(self.ids / "locks", wait=wait)
         self.replays_of = self.ids / "replays"
         self.complete = self.ids / "complete"
         self.replays_complete = self.ids / "replays-complete"
 
     def make(self) -> None:
         """Make what is missing of the tree, private to this account."""
-        for folder in (self.snapshots, self.indexes, self.replays, self.moves, self.locks, self.replays_of):
+        for folder in (self.snapshots, self.indexes, self.replays, self.moves, self.locks.folder, self.replays_of):
             if not folder.is_dir():
                 for each in (self.base, folder.parent, folder):
                     os.makedirs(each, 0o700, exist_ok=True)
@@ -71,7 +71,7 @@ class Layout:
     def prepare(self) -> None:
         """Before a change: see that the tree is there, and make what someone removed of the derived part."""
         self.check_present()
-        if not self.locks.is_dir():
+        if not self.locks.folder.is_dir():
             self.make()
 
     def check_present(self) -> None:
@@ -150,11 +150,11 @@ class Locks:
     """Locks among threads and processes of one tree: `flock` on files that stay for ever.
 
     The system releases one when its owner dies. Each kind has 256 locks, shared by the ids of one checksum, so that a
-    hundred thousand sagas need no hundred thousand files. `wait`: how long a call waits for another's work to end.
+    hundred thousand sagas need no hundred thousand files.
     """
 
     def __init__(self, folder: Path, *, wait: timedelta) -> None:
-        self._folder = folder
+        self.folder = folder
         self._wait_s = wait.total_seconds()
         self._threads: dict[str, threading.Lock] = {}
 
@@ -163,7 +163,7 @@ class Locks:
         """Alone among all threads and processes. Raises OSError, or LocalStorageUnavailable after the wait."""
         with self.tried(kind, uuid, wait_s=self._wait_s) as free:
             if not free:
-                path = self._folder / f"{kind}-{stripe(uuid)}"
+                path = self.folder / f"{kind}-{stripe(uuid)}"
                 raise LocalStorageUnavailable(
                     f"{path} was not free within {self._wait_s:g} s",
                     hint=f"another process works on the same record and does not end: `fuser {path}` names it",
@@ -180,7 +180,7 @@ class Locks:
             yield False
             return
         try:
-            fd = os.open(self._folder / name, _FLAGS, 0o600)
+            fd = os.open(self.folder / name, _FLAGS, 0o600)
             try:
                 yield _locked(fd, until)
             finally:

@@ -15,22 +15,21 @@ from uuid import UUID
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage.filesystem import record as form
 from sagaz_tiering.storage.filesystem.files import make_folder, opened_top
-from sagaz_tiering.storage.filesystem.layout import PLAIN, Layout, Lock, Locks, canonical
+from sagaz_tiering.storage.filesystem.layout import PLAIN, Layout, Lock, canonical
 from sagaz_tiering.storage.standalone import ReplayRecord, attempted
 
 
 class ReplayFiles:
     """The replay records of one directory tree. Blocking; raises OSError as the system does."""
 
-    def __init__(self, layout: Layout, locks: Locks) -> None:
+    def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._locks = locks
 
     def save(self, replay_id: UUID, saga_id: UUID, data: bytes) -> None:
         """Insert or replace."""
         self._layout.prepare()
         with (
-            self._locks.held(Lock.RECORD, replay_id),
+            self._layout.locks.held(Lock.RECORD, replay_id),
             opened_top(self._layout.replays) as folder,
             folder.replacing(_name(replay_id), data, durable=True),
         ):
@@ -54,7 +53,7 @@ class ReplayFiles:
         """Of all records, ascending, from behind `after` on; removes what crashes left, if that is to be tidied up."""
         with opened_top(self._layout.replays) as folder:
             names = [name for name, _ in folder.files()]
-            self._locks.remove_left(folder, Lock.RECORD, names if tidy else ())
+            self._layout.locks.remove_left(folder, Lock.RECORD, names if tidy else ())
         found = [canonical(name.removesuffix(PLAIN)) for name in names if name.endswith(PLAIN)]
         return sorted(each for each in found if each is not None and (after is None or each > after))
 

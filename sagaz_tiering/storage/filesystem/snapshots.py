@@ -26,16 +26,7 @@ from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.filesystem import record as form
 from sagaz_tiering.storage.filesystem.files import REFUSED, FileState, Folder, opened, opened_top
-from sagaz_tiering.storage.filesystem.layout import (
-    GZIPPED,
-    PLAIN,
-    SUFFIXES,
-    Layout,
-    Lock,
-    Locks,
-    snapshot_name,
-    snapshot_of,
-)
+from sagaz_tiering.storage.filesystem.layout import GZIPPED, PLAIN, SUFFIXES, Layout, Lock, snapshot_name, snapshot_of
 from sagaz_tiering.storage.filesystem.tree import SnapshotTree
 
 _log = Logger(__name__)
@@ -99,10 +90,9 @@ class View:
 class SnapshotFiles:
     """Blocking; raises OSError as the system does."""
 
-    def __init__(self, layout: Layout, locks: Locks, *, compress: bool, pretty: bool) -> None:
-        self.tree = SnapshotTree(layout, locks)
+    def __init__(self, layout: Layout, *, compress: bool, pretty: bool) -> None:
+        self.tree = SnapshotTree(layout)
         self._layout = layout
-        self._locks = locks
         self._compress = compress
         self._pretty = pretty
         self._fresh: dict[UUID, dict[UUID, FileEntry]] = {}
@@ -136,7 +126,7 @@ class SnapshotFiles:
         known = self._known(saga_id)
         view, news = self._look(saga_id, known)
         if news or len(known) != len(view.entries):
-            with suppress(OSError, LocalStorageUnavailable), self._locks.tried(Lock.SAGA, saga_id) as free:
+            with suppress(OSError, LocalStorageUnavailable), self._layout.locks.tried(Lock.SAGA, saga_id) as free:
                 if free:
                     for entry in news:
                         self.tree.heal(entry.snapshot_id, saga_id)
@@ -185,7 +175,7 @@ class SnapshotFiles:
         with self._fresh_lock:
             self._fresh.setdefault(saga_id, {}).update((entry.snapshot_id, entry) for entry in entries)
         try:
-            with self._locks.held(Lock.SAGA, saga_id):
+            with self._layout.locks.held(Lock.SAGA, saga_id):
                 with self._fresh_lock:
                     fresh = self._fresh.pop(saga_id, None)
                 if fresh is not None:
@@ -247,7 +237,7 @@ class SnapshotFiles:
                 seen.append((*parts, state))
             else:
                 others.append(name)
-        self._locks.remove_left(folder, Lock.RECORD, others)
+        self._layout.locks.remove_left(folder, Lock.RECORD, others)
         # A directory that is changed while it is listed may hide what was there all the time.
         hidden = set(known) - {snapshot_id for snapshot_id, _, _ in seen}
         looked = ((each, suffix, folder.state(snapshot_name(each, suffix))) for each in hidden for suffix in SUFFIXES)

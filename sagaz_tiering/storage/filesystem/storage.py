@@ -24,7 +24,7 @@ from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavail
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.filesystem.files import FULL, REFUSED, translated
-from sagaz_tiering.storage.filesystem.layout import Layout, Locks
+from sagaz_tiering.storage.filesystem.layout import Layout
 from sagaz_tiering.storage.filesystem.record import replay_document
 from sagaz_tiering.storage.filesystem.replays import ReplayFiles, order_key
 from sagaz_tiering.storage.filesystem.snapshots import FileEntry, SnapshotFiles, Unwanted, View, pages
@@ -87,12 +87,10 @@ class FilesystemSnapshotStorage(AnyLoop, StandaloneStorage):
         self._renew()
 
     def _renew(self) -> None:
-        self._layout = Layout(self.base_path)
         # Half of the deadline, so that the caller is told what it waited for.
-        locks = Locks(self._layout.locks, wait=self._io_timeout / 2)
-        compress, pretty = self.enable_compression, self.pretty_json
-        self._files = SnapshotFiles(self._layout, locks, compress=compress, pretty=pretty)
-        self._replay_files = ReplayFiles(self._layout, locks)
+        self._layout = Layout(self.base_path, wait=self._io_timeout / 2)
+        self._files = SnapshotFiles(self._layout, compress=self.enable_compression, pretty=self.pretty_json)
+        self._replay_files = ReplayFiles(self._layout)
         # Threads of its own, so that a slow disk does not take those of the application.
         self._pool: ThreadPoolExecutor | None = None
         self._is_open = False

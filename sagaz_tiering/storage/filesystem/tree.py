@@ -45,15 +45,7 @@ import orjson
 
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage.filesystem.files import FULL, REFUSED, FileState, Folder, make_folder, opened, opened_top
-from sagaz_tiering.storage.filesystem.layout import (
-    SUFFIXES,
-    Layout,
-    Lock,
-    Locks,
-    canonical,
-    snapshot_name,
-    snapshot_of,
-)
+from sagaz_tiering.storage.filesystem.layout import SUFFIXES, Layout, Lock, canonical, snapshot_name, snapshot_of
 
 _ATTEMPTS: Final = 100
 """How often a save makes the saga's directory anew when deletes keep removing it as empty."""
@@ -74,9 +66,8 @@ class FileCopy(NamedTuple):
 class SnapshotTree:
     """The snapshot files of one directory tree. Blocking; raises OSError as the system does."""
 
-    def __init__(self, layout: Layout, locks: Locks) -> None:
+    def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._locks = locks
 
     def save(self, snapshot_id: UUID, saga_id: UUID, suffix: str, data: bytes) -> tuple[FileState, set[UUID]]:
         """Store or replace; the new file's state, and the sagas that it was taken from."""
@@ -84,7 +75,7 @@ class SnapshotTree:
             self._layout.prepare()
             try:
                 make_folder(self._layout.saga(saga_id))
-                with opened(self._layout.saga(saga_id)) as folder, self._locks.held(Lock.RECORD, snapshot_id):
+                with opened(self._layout.saga(saga_id)) as folder, self._layout.locks.held(Lock.RECORD, snapshot_id):
                     return self._save(folder, (saga_id, suffix), snapshot_id, data)
             except FileNotFoundError:  # a delete beside us removed the directory as empty
                 continue
@@ -116,7 +107,7 @@ class SnapshotTree:
         `in_saga`: only if it is in this saga; `unchanged`: only if its file still is in this state.
         """
         self._layout.prepare()
-        with self._locks.held(Lock.RECORD, snapshot_id):
+        with self._layout.locks.held(Lock.RECORD, snapshot_id):
             self._finish_move(snapshot_id)
             pointed = self._saga_of(snapshot_id)
             found = self._copies(snapshot_id, [pointed, in_saga])
@@ -132,7 +123,7 @@ class SnapshotTree:
         """Bring every move that a crash interrupted to its end; waits for those that are under way."""
         with suppress(FileNotFoundError), opened_top(self._layout.moves) as folder:
             if names := [name for name, _ in folder.files()]:
-                self._locks.remove_left(folder, Lock.RECORD, names)
+                self._layout.locks.remove_left(folder, Lock.RECORD, names)
                 for snapshot_id in filter(None, map(canonical, names)):
                     with self._settled(snapshot_id):
                         pass
@@ -141,7 +132,7 @@ class SnapshotTree:
         """Remove the temporary files that dead processes left in one of `Layout.swept`."""
         kind = Lock.SAGA if path == self._layout.indexes else Lock.RECORD
         with suppress(FileNotFoundError, NotADirectoryError), opened_top(path) as folder:
-            self._locks.remove_left(folder, kind, [name for name, _ in folder.files() if name.startswith(".")])
+            self._layout.locks.remove_left(folder, kind, [name for name, _ in folder.files() if name.startswith(".")])
 
     def totals(self, saga_names: Sequence[str]) -> tuple[int, int, int]:
         """How many of these sagas have snapshots, how many these are, expired ones too, and their size in bytes."""
@@ -158,7 +149,7 @@ class SnapshotTree:
         """Point to a snapshot that is in a saga, unless it is pointed to (a pointer to nothing does not count)."""
         if self._leads_somewhere(snapshot_id):
             return
-        with self._locks.held(Lock.RECORD, snapshot_id):
+        with self._layout.locks.held(Lock.RECORD, snapshot_id):
             if not self._leads_somewhere(snapshot_id) and self._copies(snapshot_id, [saga_id]):
                 self._point(snapshot_id, saga_id, durable=False)
 
@@ -248,7 +239,7 @@ class SnapshotTree:
         """With the snapshot's lock, and no move of it left; who may not write takes what there is."""
         with ExitStack() as stack:
             try:
-                stack.enter_context(self._locks.held(Lock.RECORD, snapshot_id))
+                stack.enter_context(self._layout.locks.held(Lock.RECORD, snapshot_id))
                 self._finish_move(snapshot_id)
             except OSError as exc:
                 if exc.errno not in REFUSED | FULL:
