@@ -13,7 +13,7 @@ from typing import Any
 from asyncpg import InsufficientPrivilegeError
 
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.drivers.redis.refusals import is_missing_right
+from sagaz_tiering.drivers.redis.answers import is_missing_right
 from sagaz_tiering.errors import AccessRefused, SagazTieringError
 from sagaz_tiering.terminal import document
 

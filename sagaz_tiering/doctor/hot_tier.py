@@ -18,9 +18,8 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from sagaz_tiering.app.parts import Parts
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Findings
+from sagaz_tiering.drivers.redis.answers import MEMORY_WATERMARK, missing_right, server_facts, server_warnings
 from sagaz_tiering.drivers.redis.client import RedisClient, time_of
-from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, server_facts, server_warnings
-from sagaz_tiering.drivers.redis.refusals import missing_right
 from sagaz_tiering.drivers.redis.sentinels import sentinel_options
 from sagaz_tiering.drivers.redis.url import RedisAddress, RedisOptions, parse_redis_url
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError

@@ -16,7 +16,7 @@ from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.tiers import ColdSettings
 from sagaz_tiering.drivers.postgresql.refusals import missing_grant, reach_hint, refusal_hint
-from sagaz_tiering.drivers.redis.refusals import missing_right
+from sagaz_tiering.drivers.redis.answers import missing_right
 from sagaz_tiering.objects.s3.answers import Asked, translated
 from sagaz_tiering.objects.s3.options import S3Options
 

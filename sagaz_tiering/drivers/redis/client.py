@@ -24,9 +24,9 @@ from redis.backoff import ExponentialBackoff
 from sagaz_tiering import metrics
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.process_loop import HomeLoop
+from sagaz_tiering.drivers.redis.answers import is_demoted, redis_errors
 from sagaz_tiering.drivers.redis.internals import NESTS_HEALTH_CHECKS, drop_idle, greet
 from sagaz_tiering.drivers.redis.multiplexed import MultiplexedConnection
-from sagaz_tiering.drivers.redis.refusals import is_demoted, redis_errors
 from sagaz_tiering.drivers.redis.scripts import Script, run_script
 from sagaz_tiering.drivers.redis.sentinels import PrimaryPool
 from sagaz_tiering.drivers.redis.url import RedisOptions

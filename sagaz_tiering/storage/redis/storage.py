@@ -11,7 +11,7 @@ from uuid import UUID
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value, encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
-from sagaz_tiering.drivers.redis import health as redis_health
+from sagaz_tiering.drivers.redis.answers import server_facts, shown, warnings
 from sagaz_tiering.drivers.redis.client import RedisClient
 from sagaz_tiering.drivers.redis.url import RedisOptions, parse_redis_url, with_driver_options
 from sagaz_tiering.drivers.server_clock import ServerClock
@@ -248,8 +248,8 @@ class RedisSnapshotStorage(AnyLoop, StandaloneStorage):
     async def _status(self, details: dict[str, Any]) -> str:
         """degraded: `details["warnings"]` says what to look at."""
         async with self._redis.use() as client:
-            servers = await redis_health.server_facts(client)
-        details |= {"servers": redis_health.shown(servers), "warnings": redis_health.warnings(servers)}
+            servers = await server_facts(client)
+        details |= {"servers": shown(servers), "warnings": warnings(servers)}
         return "degraded" if details["warnings"] else "healthy"
 
     async def _totals(self, details: dict[str, Any]) -> tuple[int, int]:
