@@ -1,4 +1,6 @@
-"""What differs between two JSON values in which `codec.typed_json` tags what JSON does not know. Pure.
+"""A snapshot as the JSON that people and programs are shown, and what differs between two such values. Pure.
+
+What JSON does not know `codec.typed_json` tags (`{"~decimal": "1.50"}`).
 
 Each change has a path for people and a pointer (RFC 6901) for a patch (RFC 6902). They differ where a tag is on the
 way: `{"when": {"~tuple": [1, 2]}}` has `/when/1` at `/when/~0tuple/1`.
@@ -12,7 +14,8 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from sagaz_tiering.codec.alignment import Effort, Pair, align, canonical, tag_of
-from sagaz_tiering.codec.typed_json import from_tagged
+from sagaz_tiering.codec.typed_json import from_tagged, tag
+from sagaz_tiering.snapshot import SagaSnapshot
 
 _EQUAL_IF_SAME: Final = frozenset({str, int, bool})
 _SETS: Final = frozenset({"~set", "~frozenset"})
@@ -67,6 +70,12 @@ class ValueChange:
         if self.kind is not ChangeKind.REMOVED:
             found["after"] = self.new
         return found
+
+
+def snapshot_document(snapshot: SagaSnapshot) -> dict[str, Any]:
+    """A stored snapshot as JSON values."""
+    typed = ("context", "completed_steps", "external_refs")
+    return {**snapshot.to_dict(), **{name: tag(getattr(snapshot, name)) for name in typed}}
 
 
 def changes(before: Any, after: Any) -> list[ValueChange]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Mapping
 from functools import partial
 
 from sagaz_tiering.codec import value as codec
+from sagaz_tiering.codec.header import raw_length
 from sagaz_tiering.codec.typed_json import LARGE, Shape
 from sagaz_tiering.codec.unsupported import Texts
 from sagaz_tiering.codec.value import (
     MAX_SNAPSHOT_BYTES,
-    OFFSET_RAW_LENGTH,
     Header,
     Record,
     body_shape,
     decode,
     encode,
     from_value,
-    plain_body,
     to_value,
 )
 from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary
@@ -28,8 +26,6 @@ from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 
 LARGE_BYTES = LARGE
 """A value or body from this size on is worked on by a thread."""
-
-_RAW_LENGTH = struct.Struct(">I")
 
 
 async def encode_value(
@@ -48,11 +44,7 @@ async def encode_value(
     `texts` keeps text in place of what cannot be stored, else that raises NotSerializable. Raises SnapshotTooLarge, or
     InvalidSnapshot if the snapshot is changed meanwhile.
     """
-    plain = plain_body(snapshot)
-    if plain is not None:
-        record = encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain, attributes=attributes)
-    else:
-        record = await _long_way(snapshot, saved_us, max_bytes, texts, attributes)
+    record = await encode_record(snapshot, saved_us=saved_us, max_bytes=max_bytes, texts=texts, attributes=attributes)
     if len(record.body) >= LARGE_BYTES:
         return record.meta, await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary)
     return record.meta, to_value(record, level=level, dictionary=dictionary)
@@ -67,28 +59,17 @@ async def encode_record(
     attributes: str = "",
 ) -> Record:
     """The record of a snapshot. Raises what `encode_value` raises."""
-    plain = plain_body(snapshot)
-    if plain is not None:
-        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain, attributes=attributes)
-    return await _long_way(snapshot, saved_us, max_bytes, texts, attributes)
-
-
-async def _long_way(
-    snapshot: SagaSnapshot, saved_us: int, max_bytes: int, texts: Texts | None, attributes: str
-) -> Record:
-    """The record of any other."""
+    shape = body_shape(snapshot)
     try:
-        return await _record(snapshot, saved_us, max_bytes, attributes)
+        if shape is Shape.LARGE:
+            work = partial(encode, saved_us=saved_us, max_bytes=max_bytes, shape=shape, attributes=attributes)
+            return await asyncio.to_thread(work, snapshot)
+        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape, attributes=attributes)
     except NotSerializable:
         if texts is None:
             raise
-        return await _record(await texts.instead(snapshot, max_bytes), saved_us, max_bytes, attributes)
-
-
-async def _record(snapshot: SagaSnapshot, saved_us: int, max_bytes: int, attributes: str) -> Record:
-    shape = body_shape(snapshot)
-    work = partial(encode, snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape, attributes=attributes)
-    return await asyncio.to_thread(work) if shape is Shape.LARGE else work()
+    changed = await texts.instead(snapshot, max_bytes)
+    return await encode_record(changed, saved_us=saved_us, max_bytes=max_bytes, attributes=attributes)
 
 
 async def decode_value(
@@ -122,6 +103,4 @@ def is_large(snapshot: SagaSnapshot) -> bool:
 
 def _is_small(value: bytes) -> bool:
     """Also when decompressed, as its header says, if there is one."""
-    if len(value) <= OFFSET_RAW_LENGTH + 4:
-        return True
-    return len(value) < LARGE_BYTES and _RAW_LENGTH.unpack_from(value, OFFSET_RAW_LENGTH)[0] < LARGE_BYTES
+    return len(value) < LARGE_BYTES and raw_length(value) < LARGE_BYTES

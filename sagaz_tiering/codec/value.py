@@ -9,7 +9,7 @@ A value is big-endian, with fields at fixed offsets, since Lua scripts read them
              2 attributes after the names        68  16s  saga id
      4  u32  header length (the body's offset)   84  saga name, step name, status: each u32 length + UTF-8
      8  i64  saved_us                                (surrogatepass); then, if flagged, attributes and their
-    16  i64  created_us                              u16 length (`codec.names`); then the body
+    16  i64  created_us                              u16 length (`codec.header`); then the body
     24  i64  retention_us, 2^63-1 for none
     32  i32  step index
 
@@ -25,37 +25,27 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.codec.crc import body_crc
-from sagaz_tiering.codec.names import read_names, write_names
-from sagaz_tiering.codec.typed_json import Encoding, PastBudget, Shape, dumps, loads, plain_json, shape_of
+from sagaz_tiering.codec.header import (
+    BODY_RAW,
+    BODY_ZSTD,
+    BODY_ZSTD_DICTIONARY,
+    FLAG_ATTRIBUTES,
+    FLAG_IN_PACK,
+    OFFSET_CREATED_US,
+    OFFSET_FLAGS,
+    OFFSET_NAMES,
+    OFFSET_SAVED_US,
+    body_crc,
+    read_names,
+    write_names,
+)
+from sagaz_tiering.codec.typed_json import Encoding, PastBudget, Shape, dumps, loads, shape_of
 from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress, decompress_many
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta, uuid_of
 
 VALUE_FORMAT: Final = 1
-BODY_RAW: Final = 0
-BODY_ZSTD: Final = 1
-BODY_ZSTD_DICTIONARY: Final = 2
 _BODY_CODECS: Final = (BODY_RAW, BODY_ZSTD, BODY_ZSTD_DICTIONARY)
-
-FLAG_IN_PACK: Final = 1
-FLAG_ATTRIBUTES: Final = 2
-
-OFFSET_FORMAT: Final = 0
-OFFSET_BODY_CODEC: Final = 1
-OFFSET_ENCODING: Final = 2
-OFFSET_FLAGS: Final = 3
-OFFSET_HEADER_LENGTH: Final = 4
-OFFSET_SAVED_US: Final = 8
-OFFSET_CREATED_US: Final = 16
-OFFSET_RETENTION_US: Final = 24
-OFFSET_STEP_INDEX: Final = 32
-OFFSET_RAW_LENGTH: Final = 36
-OFFSET_BODY_CRC: Final = 40
-OFFSET_DICTIONARY_ID: Final = 44
-OFFSET_SNAPSHOT_ID: Final = 52
-OFFSET_SAGA_ID: Final = 68
-OFFSET_NAMES: Final = 84
 
 NO_EXPIRY_US: Final = 2**63 - 1
 """How "never" is written where an i64 of microseconds belongs."""
@@ -103,11 +93,6 @@ class Header(NamedTuple):
     raw_length: int
 
 
-def plain_body(snapshot: SagaSnapshot) -> bytes | None:
-    """The body, if it is light and of exact JSON types only; else `body_shape` tells how it is to be written."""
-    return plain_json(_body(snapshot))
-
-
 def body_shape(snapshot: SagaSnapshot) -> Shape:
     """How the body is to be written; LARGE if that takes so long that it should be done on a thread."""
     return shape_of(_body(snapshot))
@@ -119,12 +104,11 @@ def encode(
     saved_us: int,
     max_bytes: int = MAX_SNAPSHOT_BYTES,
     shape: Shape | None = None,
-    plain: bytes | None = None,
     attributes: str = "",
 ) -> Record:
     """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC), with that column of `attributes`.
 
-    `plain` is its `plain_body`, `shape` its `body_shape`, where they are known.
+    `shape` is its `body_shape`, where that is known.
     Raises NotSerializable (with the path of the value), SnapshotTooLarge (body over `max_bytes`), or InvalidSnapshot
     if another thread changes the snapshot meanwhile.
     """
@@ -135,7 +119,7 @@ def encode(
         _check_names(snapshot)
     limit = min(max_bytes, MAX_BODY_BYTES)
     try:
-        encoding, body = (Encoding.PLAIN, plain) if plain is not None else dumps(_body(snapshot), "", shape, limit)
+        encoding, body = dumps(_body(snapshot), "", shape, limit)
     except PastBudget as exc:
         raise _too_large(snapshot, f"longer than the limit of {limit} bytes: {exc.where()} goes past it") from None
     if len(body) > limit:

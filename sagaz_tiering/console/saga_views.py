@@ -9,8 +9,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec.changes import ChangeKind, ValueChange
-from sagaz_tiering.codec.document import snapshot_document
+from sagaz_tiering.codec.changes import ChangeKind, ValueChange, snapshot_document
 from sagaz_tiering.console.documents import Documents, timeline_page
 from sagaz_tiering.console.routes import Asked, BadQuestion, ConsoleView, NotThere, Parameter, there
 from sagaz_tiering.console.tree import Node, tree_of

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.codec.value import OFFSET_HEADER_LENGTH
+from sagaz_tiering.codec.header import OFFSET_HEADER_LENGTH
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotConnection

@@ -20,8 +20,8 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.erasures import VACUUM_COMMAND
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec.header import stands_for
-from sagaz_tiering.codec.value import OFFSET_NAMES, read_meta
+from sagaz_tiering.codec.header import OFFSET_NAMES, stands_for
+from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.keys import is_member, member, member_id
 from sagaz_tiering.hot.values import Gathered, IndexedHeader, check_indexed

@@ -22,7 +22,7 @@ from random import Random
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.codec.crc import body_crc
+from sagaz_tiering.codec.header import body_crc
 from sagaz_tiering.codec.value import Header, Record, from_value, read_header, to_value
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.config.model import TieringConfig

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from sagaz_tiering.codec.crc import body_crc
+from sagaz_tiering.codec.header import body_crc
 from sagaz_tiering.codec.typed_json import Encoding
 from sagaz_tiering.codec.value import MAX_BODY_BYTES, Record
 from sagaz_tiering.codec.zstd import (

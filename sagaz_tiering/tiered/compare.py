@@ -11,8 +11,7 @@ from datetime import datetime
 from typing import Any, Final, TypeGuard
 from uuid import UUID
 
-from sagaz_tiering.codec.changes import ValueChange, changes, patch
-from sagaz_tiering.codec.document import snapshot_document
+from sagaz_tiering.codec.changes import ValueChange, changes, patch, snapshot_document
 from sagaz_tiering.errors import NoSuchSnapshot, SnapshotArchived, Unreadable
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, as_utc, is_uuid
 from sagaz_tiering.tiered.merge import Copy

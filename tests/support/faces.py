@@ -28,12 +28,9 @@ FACES = {
     ),
     "codec": (
         "changes",
-        "crc",
-        "document",
         "header",
         "threaded",
         "typed_json",
-        "typed_json.depth",
         "unsupported",
         "value",
         "zstd",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support.snapshots import make
 
 from sagaz_tiering.codec.threaded import encode_record
-from sagaz_tiering.codec.typed_json import Replacing, dumps, private_copy
-from sagaz_tiering.codec.typed_json.budget import PastBudget, is_exact_json
-from sagaz_tiering.codec.unsupported import Texts
+from sagaz_tiering.codec.typed_json import dumps, private_copy
+from sagaz_tiering.codec.typed_json.shape import PastBudget, is_exact_json
+from sagaz_tiering.codec.unsupported import Replacing, Texts
 from sagaz_tiering.codec.value import encode
 from sagaz_tiering.errors import NotSerializable, SnapshotTooLarge
 

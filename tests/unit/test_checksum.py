@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagaz_tiering.codec import crc as checksum
-from sagaz_tiering.codec.crc import body_crc
+from sagaz_tiering.codec import header as checksum
+from sagaz_tiering.codec.header import body_crc
 
 LENGTHS = (0, 1, 5 * 1024, 5 * 1024 + 1, 10 * 1024, 10 * 1024 + 1, 64 * 1024, 64 * 1024 + 1, 200_000)
 

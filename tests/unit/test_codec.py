@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from support.exact import exactly
 
 from sagaz_tiering.clock import from_micros
+from sagaz_tiering.codec import header as header_of
 from sagaz_tiering.codec import value as codec
 from sagaz_tiering.codec.header import is_in_pack
 from sagaz_tiering.codec.typed_json import Encoding
@@ -63,7 +64,7 @@ def test_snapshot_comes_back_equal_from_its_value(
     value = to_value(record, level=level)
     assert from_value(value) == record
     assert fields(decode(from_value(value))) == fields(snapshot)
-    header = value[: struct.unpack_from(">I", value, codec.OFFSET_HEADER_LENGTH)[0]]
+    header = value[: struct.unpack_from(">I", value, header_of.OFFSET_HEADER_LENGTH)[0]]
     assert read_meta(header) == record.meta
     assert record.meta.version == (saved, crc32(record.body))
 
@@ -103,7 +104,7 @@ def test_golden_value_with_attributes_is_still_read() -> None:
     ending = samples.ATTRIBUTES.encode("utf-8", "surrogatepass") + len(samples.ATTRIBUTES.encode()).to_bytes(2, "big")
     assert len(value) == len(without) + len(ending)
     assert value.endswith(ending + record.body)
-    assert value[codec.OFFSET_FLAGS] == codec.FLAG_ATTRIBUTES
+    assert value[header_of.OFFSET_FLAGS] == header_of.FLAG_ATTRIBUTES
 
 
 @pytest.mark.parametrize("in_pack", [False, True])
@@ -130,22 +131,22 @@ def test_header_fields_are_where_scripts_look_for_them() -> None:
     def at(offset: int, code: str) -> Any:
         return struct.unpack_from(f">{code}", value, offset)[0]
 
-    assert at(codec.OFFSET_FORMAT, "B") == 1
-    assert at(codec.OFFSET_BODY_CODEC, "B") == codec.BODY_RAW
-    assert at(codec.OFFSET_ENCODING, "B") == record.encoding
-    assert value[at(codec.OFFSET_HEADER_LENGTH, "I") :] == record.body
-    assert at(codec.OFFSET_SAVED_US, "q") == SAVED_US
-    assert at(codec.OFFSET_CREATED_US, "q") == record.meta.created_us
-    assert at(codec.OFFSET_RETENTION_US, "q") == record.meta.retention_us
-    assert at(codec.OFFSET_STEP_INDEX, "i") == -7
-    assert at(codec.OFFSET_RAW_LENGTH, "I") == len(record.body)
-    assert at(codec.OFFSET_BODY_CRC, "I") == record.meta.body_crc
-    assert at(codec.OFFSET_DICTIONARY_ID, "8s") == bytes(8)
-    assert UUID(bytes=at(codec.OFFSET_SNAPSHOT_ID, "16s")) == snapshot.snapshot_id
-    assert UUID(bytes=at(codec.OFFSET_SAGA_ID, "16s")) == snapshot.saga_id
-    assert at(codec.OFFSET_NAMES, "I") == len(snapshot.saga_name.encode())
+    assert at(header_of.OFFSET_FORMAT, "B") == 1
+    assert at(header_of.OFFSET_BODY_CODEC, "B") == header_of.BODY_RAW
+    assert at(header_of.OFFSET_ENCODING, "B") == record.encoding
+    assert value[at(header_of.OFFSET_HEADER_LENGTH, "I") :] == record.body
+    assert at(header_of.OFFSET_SAVED_US, "q") == SAVED_US
+    assert at(header_of.OFFSET_CREATED_US, "q") == record.meta.created_us
+    assert at(header_of.OFFSET_RETENTION_US, "q") == record.meta.retention_us
+    assert at(header_of.OFFSET_STEP_INDEX, "i") == -7
+    assert at(header_of.OFFSET_RAW_LENGTH, "I") == len(record.body)
+    assert at(header_of.OFFSET_BODY_CRC, "I") == record.meta.body_crc
+    assert at(header_of.OFFSET_DICTIONARY_ID, "8s") == bytes(8)
+    assert UUID(bytes=at(header_of.OFFSET_SNAPSHOT_ID, "16s")) == snapshot.snapshot_id
+    assert UUID(bytes=at(header_of.OFFSET_SAGA_ID, "16s")) == snapshot.saga_id
+    assert at(header_of.OFFSET_NAMES, "I") == len(snapshot.saga_name.encode())
     forever = to_value(encode(replace(snapshot, retention_until=None), saved_us=SAVED_US), level=None)
-    assert struct.unpack_from(">q", forever, codec.OFFSET_RETENTION_US)[0] == codec.NO_EXPIRY_US == 2**63 - 1
+    assert struct.unpack_from(">q", forever, header_of.OFFSET_RETENTION_US)[0] == codec.NO_EXPIRY_US == 2**63 - 1
 
 
 def test_body_is_the_documented_json() -> None:
@@ -242,26 +243,26 @@ def patched(value: bytes, offset: int, code: str, field: Any) -> bytes:
 @pytest.mark.parametrize(
     ("offset", "code", "field", "says"),
     [
-        (codec.OFFSET_FORMAT, "B", 2, "newer"),
-        (codec.OFFSET_FORMAT, "B", ord("{"), "format 123"),
-        (codec.OFFSET_BODY_CODEC, "B", codec.BODY_ZSTD_DICTIONARY, "codec 2"),
-        (codec.OFFSET_BODY_CODEC, "B", codec.BODY_ZSTD, "zstd"),
-        (codec.OFFSET_BODY_CODEC, "B", 9, "codec 9"),
-        (codec.OFFSET_ENCODING, "B", 2, "header"),
-        (codec.OFFSET_FLAGS, "B", 2, "attributes"),
-        (codec.OFFSET_FLAGS, "B", 4, "header"),
-        (codec.OFFSET_HEADER_LENGTH, "I", 10, "header"),
-        (codec.OFFSET_HEADER_LENGTH, "I", 2**32 - 1, "header"),
-        (codec.OFFSET_SAVED_US, "q", 2**62, "times"),
-        (codec.OFFSET_CREATED_US, "q", -(2**63), "times"),
-        (codec.OFFSET_RETENTION_US, "q", 2**63 - 2, "times"),
-        (codec.OFFSET_RAW_LENGTH, "I", 2**32 - 1, "header"),
-        (codec.OFFSET_RAW_LENGTH, "I", 5, "bytes, not 5"),
-        (codec.OFFSET_BODY_CRC, "I", 1, "checksum"),
-        (codec.OFFSET_DICTIONARY_ID, "8s", b"someid!!", "cannot read"),
-        (codec.OFFSET_NAMES, "I", 2**32 - 1, "names"),
-        (codec.OFFSET_NAMES, "I", 0, "names"),
-        (codec.OFFSET_NAMES + 4, "B", 0xFF, "names"),
+        (header_of.OFFSET_FORMAT, "B", 2, "newer"),
+        (header_of.OFFSET_FORMAT, "B", ord("{"), "format 123"),
+        (header_of.OFFSET_BODY_CODEC, "B", header_of.BODY_ZSTD_DICTIONARY, "codec 2"),
+        (header_of.OFFSET_BODY_CODEC, "B", header_of.BODY_ZSTD, "zstd"),
+        (header_of.OFFSET_BODY_CODEC, "B", 9, "codec 9"),
+        (header_of.OFFSET_ENCODING, "B", 2, "header"),
+        (header_of.OFFSET_FLAGS, "B", 2, "attributes"),
+        (header_of.OFFSET_FLAGS, "B", 4, "header"),
+        (header_of.OFFSET_HEADER_LENGTH, "I", 10, "header"),
+        (header_of.OFFSET_HEADER_LENGTH, "I", 2**32 - 1, "header"),
+        (header_of.OFFSET_SAVED_US, "q", 2**62, "times"),
+        (header_of.OFFSET_CREATED_US, "q", -(2**63), "times"),
+        (header_of.OFFSET_RETENTION_US, "q", 2**63 - 2, "times"),
+        (header_of.OFFSET_RAW_LENGTH, "I", 2**32 - 1, "header"),
+        (header_of.OFFSET_RAW_LENGTH, "I", 5, "bytes, not 5"),
+        (header_of.OFFSET_BODY_CRC, "I", 1, "checksum"),
+        (header_of.OFFSET_DICTIONARY_ID, "8s", b"someid!!", "cannot read"),
+        (header_of.OFFSET_NAMES, "I", 2**32 - 1, "names"),
+        (header_of.OFFSET_NAMES, "I", 0, "names"),
+        (header_of.OFFSET_NAMES + 4, "B", 0xFF, "names"),
     ],
 )
 def test_damaged_header_is_refused(offset: int, code: str, field: Any, says: str) -> None:
@@ -276,9 +277,9 @@ def test_damaged_header_is_refused(offset: int, code: str, field: Any, says: str
 def test_names_must_end_where_the_header_ends(longer: int) -> None:
     """A header length that is off by one is not taken for the start of the body."""
     value = to_value(make.plain_records()[0], level=None)
-    length = struct.unpack_from(">I", value, codec.OFFSET_HEADER_LENGTH)[0]
+    length = struct.unpack_from(">I", value, header_of.OFFSET_HEADER_LENGTH)[0]
     with pytest.raises(CorruptRecord, match="names do not end"):
-        read_meta(patched(value, codec.OFFSET_HEADER_LENGTH, "I", length + longer))
+        read_meta(patched(value, header_of.OFFSET_HEADER_LENGTH, "I", length + longer))
 
 
 @pytest.mark.parametrize("raw_length", [9_000, codec.MAX_BODY_BYTES + 1])
@@ -287,8 +288,8 @@ def test_decompression_bomb_allocates_no_more_than_declared(raw_length: int) -> 
     record = make.plain_records()[0]
     header = to_value(record, level=None)[: -len(record.body)]
     bomb = zstandard.ZstdCompressor().compress(bytes(100 * 1024 * 1024))
-    value = patched(header + bomb, codec.OFFSET_BODY_CODEC, "B", codec.BODY_ZSTD)
-    value = patched(value, codec.OFFSET_RAW_LENGTH, "I", raw_length)
+    value = patched(header + bomb, header_of.OFFSET_BODY_CODEC, "B", header_of.BODY_ZSTD)
+    value = patched(value, header_of.OFFSET_RAW_LENGTH, "I", raw_length)
     tracemalloc.start()
     try:
         with pytest.raises(CorruptRecord):
@@ -304,14 +305,14 @@ def test_zstd_without_a_declared_size_is_refused() -> None:
     header = to_value(record, level=None)[: -len(record.body)]
     body = zstandard.ZstdCompressor(write_content_size=False).compress(record.body)
     with pytest.raises(CorruptRecord, match="declare"):
-        from_value(patched(header + body, codec.OFFSET_BODY_CODEC, "B", codec.BODY_ZSTD))
+        from_value(patched(header + body, header_of.OFFSET_BODY_CODEC, "B", header_of.BODY_ZSTD))
 
 
 @pytest.mark.parametrize("length", [0, 1, 36, 200, 65_535])
 def test_damaged_length_of_attributes_is_refused(length: int) -> None:
     """One that says none, that cuts into the names, or that is longer than there is."""
     value = to_value(make.record_with_attributes(), level=None)
-    end = struct.unpack_from(">I", value, codec.OFFSET_HEADER_LENGTH)[0]
+    end = struct.unpack_from(">I", value, header_of.OFFSET_HEADER_LENGTH)[0]
     with pytest.raises(CorruptRecord, match=r"attributes|names"):
         read_meta(patched(value, end - 2, "H", length))
 
@@ -320,7 +321,7 @@ def test_truncated_value_is_refused_at_every_length() -> None:
     """No prefix of a value is a value; a prefix with the header still gives the metadata."""
     for record, level in ((make.typed_record(), None), (make.typed_record(), 3), (make.record_with_attributes(), 3)):
         value = to_value(record, level=level)
-        header_length = struct.unpack_from(">I", value, codec.OFFSET_HEADER_LENGTH)[0]
+        header_length = struct.unpack_from(">I", value, header_of.OFFSET_HEADER_LENGTH)[0]
         for length in range(len(value)):
             with pytest.raises(CorruptRecord):
                 from_value(value[:length])

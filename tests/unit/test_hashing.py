@@ -14,7 +14,7 @@ from support.snapshots import make
 
 from sagaz_tiering.codec.threaded import encode_record
 from sagaz_tiering.codec.typed_json import Encoding, StoredObject, dumps, loads, private_copy
-from sagaz_tiering.codec.typed_json.hashing import MOST_ALIKE
+from sagaz_tiering.codec.typed_json.write import MOST_ALIKE
 from sagaz_tiering.codec.unsupported import Texts
 from sagaz_tiering.codec.value import encode
 from sagaz_tiering.errors import CorruptRecord, NotSerializable

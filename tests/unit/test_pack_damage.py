@@ -17,7 +17,7 @@ import zstandard
 from golden import make, samples
 from support.packs import some_pack
 
-from sagaz_tiering.codec.crc import body_crc
+from sagaz_tiering.codec.header import body_crc
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.packs import format as pack_format

@@ -22,7 +22,7 @@ from sagaz.core.types import (  # type: ignore[import-untyped]  # sagaz ships no
 )
 from support.exact import exactly
 
-from sagaz_tiering.codec.typed_json import Encoding, dumps, enums, loads, register_enum
+from sagaz_tiering.codec.typed_json import Encoding, classes, dumps, loads, register_enum
 from sagaz_tiering.snapshot import ReplayStatus, SnapshotStrategy
 
 pytestmark = pytest.mark.guarantee("G4")
@@ -140,11 +140,11 @@ def test_engine_enum_without_the_engine_comes_back_as_its_value(monkeypatch: pyt
     """A reader without sagaz installed still reads the snapshot."""
     encoding, data = dumps({"status": SagaStatus.FAILED})
     monkeypatch.setitem(sys.modules, "sagaz.core.types", None)
-    enums._engine_enum.cache_clear()
+    classes._engine_enum.cache_clear()
     try:
         assert loads(encoding, data) == {"status": "failed"}
     finally:
-        enums._engine_enum.cache_clear()
+        classes._engine_enum.cache_clear()
 
 
 def test_names_in_data_are_never_imported() -> None:

@@ -16,7 +16,7 @@ from pydantic import dataclasses as pydantic_dataclasses
 
 import sagaz_tiering
 from sagaz_tiering import StoredObject, register_type
-from sagaz_tiering.codec.typed_json import Encoding, Shape, dumps, loads, objects, private_copy, shape_of
+from sagaz_tiering.codec.typed_json import Encoding, Shape, classes, dumps, loads, private_copy, shape_of
 from sagaz_tiering.errors import NotSerializable
 from sagaz_tiering.storage.postgresql.rows import queryable_value
 
@@ -139,8 +139,8 @@ def test_fields_that_are_not_compared_come_back_too() -> None:
 def test_where_the_class_is_not_known_the_fields_are_kept(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process reads a dict of the fields, shows and copies it, and stores the same bytes again."""
     encoded = dumps({"v": value})
-    monkeypatch.setattr(objects, "_class_by_name", {})
-    monkeypatch.setattr(objects, "_name_by_class", {})
+    monkeypatch.setattr(classes, "_class_by_name", {})
+    monkeypatch.setattr(classes, "_name_by_class", {})
     found = loads(*encoded)
     assert dumps(found) == encoded
     assert dumps(copy.deepcopy(found)) == dumps(pickle.loads(pickle.dumps(found))) == encoded
@@ -179,7 +179,7 @@ def test_a_class_that_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
         tags: list[str] = Field(default_factory=lambda: ["new"])
 
     names: dict[str, type] = {}
-    monkeypatch.setattr(objects, "_class_by_name", names)
+    monkeypatch.setattr(classes, "_class_by_name", names)
     names[f"{__name__}.Money"], names[f"{__name__}.Strict"] = More, Wider
     assert loads(*money) == More(Decimal(1), "EUR", [], 3)
     assert loads(*order) == Wider(n=1, inner=None, tags=["new"])

@@ -107,7 +107,7 @@ async def time_travel(
             f"no snapshot of saga {wanted} at or before {moment.isoformat()}",
             hint="it began later, or what was there has expired",
         )
-    from sagaz_tiering.codec.document import snapshot_document
+    from sagaz_tiering.codec.changes import snapshot_document
 
     document: Any = snapshot_document(found)
     if key is not None:

@@ -203,7 +203,7 @@ async def show(
         found, asked = await read(runtime.storage()), _asked(runtime)
     if found is None:
         raise NotFound(f"no {what}", hint=f"{hint}; {asked}")
-    from sagaz_tiering.codec.document import snapshot_document
+    from sagaz_tiering.codec.changes import snapshot_document
 
     return Answer(snapshot_document(found), pretty=True)
 

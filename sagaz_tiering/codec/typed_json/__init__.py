@@ -19,14 +19,9 @@ Types are matched exactly: a subclass (OrderedDict, namedtuple, a str with metho
 base, so it is refused.
 """
 
-from sagaz_tiering.codec.typed_json.as_text import Replacing
-from sagaz_tiering.codec.typed_json.budget import PastBudget
-from sagaz_tiering.codec.typed_json.copying import private_copy
-from sagaz_tiering.codec.typed_json.enums import register_enum
-from sagaz_tiering.codec.typed_json.objects import StoredObject, register_type, stored_object
-from sagaz_tiering.codec.typed_json.plain import plain_json
+from sagaz_tiering.codec.typed_json.classes import StoredObject, register_enum, register_type, stored_object
 from sagaz_tiering.codec.typed_json.read import from_tagged
-from sagaz_tiering.codec.typed_json.shape import LARGE, Shape, shape_of
+from sagaz_tiering.codec.typed_json.shape import LARGE, PastBudget, Shape, private_copy, shape_of, too_deep
 from sagaz_tiering.codec.typed_json.text import Encoding, dumps, loads
 from sagaz_tiering.codec.typed_json.write import MAX_DEPTH, tag
 
@@ -35,17 +30,16 @@ __all__ = [
     "MAX_DEPTH",
     "Encoding",
     "PastBudget",
-    "Replacing",
     "Shape",
     "StoredObject",
     "dumps",
     "from_tagged",
     "loads",
-    "plain_json",
     "private_copy",
     "register_enum",
     "register_type",
     "shape_of",
     "stored_object",
     "tag",
+    "too_deep",
 ]

@@ -16,14 +16,11 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sagaz_tiering.codec.typed_json.enums import enum_class
-from sagaz_tiering.codec.typed_json.hashing import MOST_ALIKE, hashes_collide, refusal
-from sagaz_tiering.codec.typed_json.objects import revived_object
-from sagaz_tiering.codec.typed_json.write import FLOAT_NAMES
+from sagaz_tiering.codec.typed_json.classes import enum_class, revived_object
+from sagaz_tiering.codec.typed_json.write import AT_ONCE, FLOAT_NAMES, MOST_ALIKE, hashes_collide, refusal
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", datetime, time)
-_AT_ONCE: Final = 10_000
 _FLOATS: Final = {name: bits for bits, name in FLOAT_NAMES.items()}
 
 
@@ -126,9 +123,9 @@ def _set(payload: Any) -> set[Any]:
     items = _typed(payload, list)
     if hashes_collide(items):
         raise ValueError(refusal(items)[0])
-    value = set(items[:_AT_ONCE])
-    for at in range(_AT_ONCE, len(items), _AT_ONCE):  # one call for a million would stop all other threads
-        value.update(items[at : at + _AT_ONCE])
+    value = set(items[:AT_ONCE])
+    for at in range(AT_ONCE, len(items), AT_ONCE):
+        value.update(items[at : at + AT_ONCE])
     if len(value) != len(items):
         raise ValueError("a set holds the same element twice")
     return value

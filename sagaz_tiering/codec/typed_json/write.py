@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -15,9 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sagaz_tiering.codec.typed_json.enums import enum_name
-from sagaz_tiering.codec.typed_json.hashing import hashes_collide, refusal
-from sagaz_tiering.codec.typed_json.objects import StoredObject, Unfit, stored_object
+from sagaz_tiering.codec.typed_json.classes import StoredObject, Unfit, enum_name, stored_object
 
 MAX_DEPTH: Final = 200
 """Levels of containers in a value. One level is at most three levels of tagged JSON, and 600 are still within
@@ -25,7 +24,16 @@ the recursion limit of the standard library's parser (the interpreter's, 1000)."
 
 FLOAT_NAMES: Final = {struct.pack(">d", float(name)): name for name in ("nan", "inf", "-inf")}
 
-_AT_ONCE: Final = 10_000
+MOST_ALIKE: Final = 256
+"""Elements of one set or dict that may have the same hash. By chance even two are rare.
+
+Python takes quadratic time for each that were chosen to hash alike, so they are refused. Hashes of numbers, UUIDs and
+tuples of them are the same in every process (texts are salted), and multiples of 2**61 - 1 all hash to 0.
+"""
+
+AT_ONCE: Final = 10_000
+"""Elements that are worked on by one call: one for a million would stop all other threads for a second."""
+_SALTED: Final = frozenset({str, bytes})
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
 _REGISTER: Final = "decorate the class with sagaz_tiering.register_type"
@@ -93,8 +101,7 @@ def _tag_tuple(value: tuple[Any, ...], depth: int) -> Any:
 def _tag_set(value: set[Any] | frozenset[Any], depth: int) -> Any:
     refuse_colliding(value)
     items = _tag_all(value, depth, indexed=False)
-    # A million texts sorted by one call would stop all other threads for a second.
-    runs = [sorted(items[at : at + _AT_ONCE], key=json.dumps) for at in range(0, len(items), _AT_ONCE)]
+    runs = [sorted(items[at : at + AT_ONCE], key=json.dumps) for at in range(0, len(items), AT_ONCE)]
     return {"~set" if type(value) is set else "~frozenset": list(merge(*runs, key=json.dumps))}
 
 
@@ -111,6 +118,29 @@ def _tag_dict(value: dict[Any, Any], depth: int) -> Any:
         exc.trail.append((id(value), segment(key)))
         raise
     return dict(out) if plain else {"~dict": [list(pair) for pair in out]}
+
+
+def hashes_collide(items: Collection[Any]) -> bool:
+    """Whether more than MOST_ALIKE of these hash alike, found in linear time. Raises TypeError as `hash` does."""
+    if len(items) <= MOST_ALIKE:
+        return False
+    counts: Counter[int] = Counter()
+    some: list[Any] = []
+    for item in items:
+        if type(item) not in _SALTED:
+            some.append(item)
+            if len(some) == AT_ONCE:
+                counts.update(map(hash, some))
+                some.clear()
+    counts.update(map(hash, some))
+    return any(count > MOST_ALIKE for count in counts.values())
+
+
+def refusal(items: Iterable[Any]) -> tuple[str, str]:
+    """(reason, hint) where they do."""
+    kind = "a dict" if isinstance(items, dict) else "a set"
+    reason = f"{kind} with more than {MOST_ALIKE} elements that hash alike, which takes Python quadratic time"
+    return reason, "store a list, or use texts as elements and keys"
 
 
 def refuse_colliding(items: Collection[Any]) -> None:

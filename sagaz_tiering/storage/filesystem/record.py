@@ -27,8 +27,7 @@ import orjson
 
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec import typed_json
-from sagaz_tiering.codec.typed_json import LARGE, Encoding
-from sagaz_tiering.codec.typed_json.depth import too_deep
+from sagaz_tiering.codec.typed_json import LARGE, Encoding, too_deep
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
 from sagaz_tiering.snapshot import ReplayStatus, SagaSnapshot, as_utc
