@@ -23,7 +23,11 @@ def tune_process() -> None:
     """For a process that is ours alone, never for an application that uses the library."""
     gc.set_threshold(*_COLLECTED)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own takes twice the memory for an export
-    _give_memory_back()
+    # glibc keeps what threads free, each for itself: a job, which hands megabytes around, would hold it twice.
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
 
 
 def ignore_abandoned_connects() -> None:
@@ -37,14 +41,6 @@ def _unless_abandoned(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
     exc = context.get("exception")
     if not (isinstance(exc, ConnectionError) and "future" in context and str(exc) == _ABANDONED):
         loop.default_exception_handler(context)
-
-
-def _give_memory_back() -> None:
-    """glibc keeps what threads free, each for itself: a job, which hands megabytes around, would hold it twice."""
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 2)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
 
 
 async def readable(file: int) -> None:

@@ -32,7 +32,6 @@ from sagaz_tiering.jobs import JobContext, run_job
 from sagaz_tiering.jobs.journal import try_to_publish
 from sagaz_tiering.jobs.ownership import secure
 from sagaz_tiering.keys.keyring import Keyring
-from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.tiers import InForce, Tiers
 
 if TYPE_CHECKING:
@@ -64,8 +63,9 @@ class Runtime(Tiers):
     def storage(self) -> TieredStorage:
         """The facade over these parts, always the same one; made when it is first asked for, which jobs never do."""
         if self._storage is None:
-            publish = partial(try_to_publish, self._jobs)
-            facade = self.facade or _tiered()
+            from sagaz_tiering.tiered.storage import TieredStorage
+
+            publish, facade = partial(try_to_publish, self._jobs), self.facade or TieredStorage
             self._storage = facade(self, expire=self._expire, publish=publish, open_again=self._open_again)
         return self._storage
 
@@ -101,12 +101,6 @@ class Runtime(Tiers):
     async def _expire(self) -> int:
         counts = (await run_job("expire", self._jobs)).counts
         return counts.get("hot", 0) + counts.get("durable", 0) + counts.get("archived", 0)
-
-
-def _tiered() -> type[TieredStorage]:
-    from sagaz_tiering.tiered.storage import TieredStorage
-
-    return TieredStorage
 
 
 def open_runtime(
@@ -161,7 +155,12 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
         masters = parts.master_keys()
         stack.push_async_callback(masters.close)
         catalog = Catalog(db)
-        dictionaries = _dictionaries(config, hot, catalog, objects)
+        dictionaries = Dictionaries(
+            # Readers ask the nearest place first; writers only the catalog: what Redis alone has may be gone tomorrow.
+            sources=(HotDictionaries(hot), catalog.dictionaries, BucketDictionaries(objects)),
+            registers=(catalog.dictionaries,),
+            enabled=config.dictionaries.enabled,
+        )
         stack.push_async_callback(dictionaries.close)
         return Runtime(
             hot=hot,
@@ -181,12 +180,3 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
 def read_config(config: str | Path | TieringConfig) -> TieringConfig:
     """A configuration from its file, or as it is."""
     return config if isinstance(config, TieringConfig) else load_config(config)
-
-
-def _dictionaries(config: TieringConfig, hot: HotTier, catalog: Catalog, objects: ObjectStore) -> Dictionaries:
-    """Readers ask the nearest place first; writers only the catalog: what Redis alone has may be gone tomorrow."""
-    return Dictionaries(
-        sources=(HotDictionaries(hot), catalog.dictionaries, BucketDictionaries(objects)),
-        registers=(catalog.dictionaries,),
-        enabled=config.dictionaries.enabled,
-    )

@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote, unquote_plus
 
 from pydantic import BeforeValidator, SecretStr, TypeAdapter, ValidationError
@@ -75,55 +75,39 @@ _READ_AS: Final[dict[str, Any]] = {
 """What the text of an option in a URL stands for; its default is the constructor's."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """A kind of storage: its class, the options that a URL may give, and the argument that the rest of the URL is.
+class _Kind(NamedTuple):
+    """A kind of storage: its class, the argument that the URL without its options is, and the options it may give.
 
     Options are arguments of the constructor. `own` matches the names of its driver's parameters, which stay in the URL.
     """
 
     name: str
-    options: tuple[str, ...] = ()
     place: str = ""
+    options: tuple[str, ...] = ()
     own: str = ""
 
 
 _BUCKET: Final = ("region_name", "endpoint_url", "access_key_id", "secret_access_key")
 _COMPRESSION: Final = ("enable_compression", "compression_level")
 _AT_REST: Final = ("enable_encryption", "storage_class", "kms_key_id", "checksums", "multipart_threshold")
+_FILES: Final = ("enable_compression", "pretty_json", "max_concurrency", "io_timeout")
+_KEYS: Final = ("key_prefix", "default_ttl", *_COMPRESSION, "max_connections", "socket_timeout")
+_POOL: Final = ("pool_min_size", "pool_max_size", "command_timeout", "statement_cache_size")
+_OBJECTS: Final = (*_BUCKET, *_COMPRESSION, *_AT_REST, "max_connections", "request_timeout")
 _STORAGES: Final = {
-    "memory": _Kind(name="InMemorySnapshotStorage"),
-    "file": _Kind(
-        name="FilesystemSnapshotStorage",
-        options=("enable_compression", "pretty_json", "max_concurrency", "io_timeout"),
-        place="base_path",
-    ),
-    "redis": _Kind(
-        name="RedisSnapshotStorage",
-        options=("key_prefix", "default_ttl", *_COMPRESSION, "max_connections", "socket_timeout"),
-        place="redis_url",
-        own=_REDIS_OWN,
-    ),
-    "postgresql": _Kind(
-        name="PostgreSQLSnapshotStorage",
-        options=("pool_min_size", "pool_max_size", "command_timeout", "statement_cache_size"),
-        place="connection_string",
-        own=_LIBPQ_OWN,
-    ),
-    "s3": _Kind(
-        name="S3SnapshotStorage",
-        options=(*_BUCKET, *_COMPRESSION, *_AT_REST, "max_connections", "request_timeout"),
-        place="bucket_name",
-    ),
-    "tiered": _Kind(name="TieredSnapshotStorage"),
-    "export": _Kind(name="ExportSource", options=("key",), place="path"),
+    "memory": _Kind("InMemorySnapshotStorage"),
+    "file": _Kind("FilesystemSnapshotStorage", "base_path", _FILES),
+    "redis": _Kind("RedisSnapshotStorage", "redis_url", _KEYS, _REDIS_OWN),
+    "postgresql": _Kind("PostgreSQLSnapshotStorage", "connection_string", _POOL, _LIBPQ_OWN),
+    "s3": _Kind("S3SnapshotStorage", "bucket_name", _OBJECTS),
+    "tiered": _Kind("TieredSnapshotStorage"),
+    "export": _Kind("ExportSource", "path", ("key",)),
 }
 _FOREIGN: Final = {
-    "file": _Kind(name="SagazFilesystemSource", place="base_path"),
-    "redis": _Kind(name="SagazRedisSource", options=("key_prefix",), place="redis_url", own=_REDIS_OWN),
-    "postgresql": _Kind(name="SagazPostgreSQLSource", place="connection_string", own=_LIBPQ_OWN),
-    # `prefix` is for one that ends in no slash.
-    "s3": _Kind(name="SagazS3Source", options=(*_BUCKET, "prefix"), place="bucket_name"),
+    "file": _Kind("SagazFilesystemSource", "base_path"),
+    "redis": _Kind("SagazRedisSource", "redis_url", ("key_prefix",), _REDIS_OWN),
+    "postgresql": _Kind("SagazPostgreSQLSource", "connection_string", (), _LIBPQ_OWN),
+    "s3": _Kind("SagazS3Source", "bucket_name", (*_BUCKET, "prefix")),  # `prefix` is for one that ends in no slash
 }
 _FAMILY: Final = {
     **dict.fromkeys(("redis", "rediss", "unix"), "redis"),
@@ -214,25 +198,17 @@ def parse_address(url: str | Path) -> Address:
         return Address(family=family, is_foreign=False, shown=path, arguments={"config": path})
     kind = kinds[family]
     bare, query = _split_query(own, kind, shown=redacted(text))
+    place: dict[str, Any] = {kind.place: bare} if kind.place else {}
     if family in ("file", "export"):
         path = str(file_path(_checked_url(f"file:{bare.partition(':')[2]}")).absolute())
         bare, place = f"{family}://{quote(path)}", {kind.place: path}
-    else:
-        place = _place(family, bare, kind)
-    arguments = {**place, **_checked(query, shown=redacted(text))}
-    shown = redacted(bare) + _shown_options(query, joint="&" if "?" in bare else "?")
-    return Address(
-        family=family, is_foreign=is_foreign, shown=(FOREIGN if is_foreign else "") + shown, arguments=arguments
-    )
-
-
-def _place(family: str, bare: str, kind: _Kind) -> dict[str, Any]:
-    if family == "memory":
-        return {}
-    if family == "s3":
+    elif family == "s3":
         bucket, prefix = bucket_and_prefix(_checked_url(bare))
-        return {kind.place: bucket, **({"prefix": f"{prefix}/"} if prefix else {})}
-    return {kind.place: bare}
+        place = {kind.place: bucket, **({"prefix": f"{prefix}/"} if prefix else {})}
+    arguments = {**place, **_checked(query, shown=redacted(text))}
+    options = _shown_options(query, joint="&" if "?" in bare else "?")
+    shown = (FOREIGN if is_foreign else "") + redacted(bare) + options
+    return Address(family=family, is_foreign=is_foreign, shown=shown, arguments=arguments)
 
 
 def _checked_url(bare: str) -> str:
@@ -253,7 +229,9 @@ def _split_query(url: str, kind: _Kind, *, shown: str) -> tuple[str, dict[str, s
             continue
         if name not in kind.options:
             if _near(name, kind) or not re.fullmatch(kind.own, name):
-                raise _unknown(name, kind, shown)
+                known, near = ", ".join(kind.options) or "there are none", _near(name, kind)
+                hint = (f"did you mean {near}? " if near else "") + f"options of {kind.name}: {known}"
+                raise ConfigError(f"{shown}: unknown option {name!r:.80}", hint=hint)
             kept.append(part)
         elif name in found:
             raise ConfigError(f"{shown}: {name} is given twice", hint="give it once")
@@ -264,15 +242,6 @@ def _split_query(url: str, kind: _Kind, *, shown: str) -> tuple[str, dict[str, s
 
 def _near(name: str, kind: _Kind) -> str:
     return next(iter(difflib.get_close_matches(name.lower(), kind.options, n=1, cutoff=0.8)), "")
-
-
-def _unknown(name: str, kind: _Kind, shown: str) -> ConfigError:
-    known = ", ".join(kind.options) or "there are none"
-    near = _near(name, kind)
-    return ConfigError(
-        f"{shown}: unknown option {name!r:.80}",
-        hint=(f"did you mean {near}? " if near else "") + f"options of {kind.name}: {known}",
-    )
 
 
 def _checked(query: dict[str, str], *, shown: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class WorkerPool:
         enough = asyncio.Event()
         # The servers that this process has open, and the policies of this run, whatever was reloaded since.
         config = self._config.model_copy(update={"policies": tuple(policies.policies)})
-        children = [asyncio.create_task(self._child(job, config, enough, tally)) for _ in range(self.processes - 1)]
+        children = [asyncio.create_task(_child(job, config, enough, tally)) for _ in range(self.processes - 1)]
         telling = asyncio.create_task(_pass_on(stopping, enough))
         try:
             try:
@@ -104,41 +104,41 @@ class WorkerPool:
         if met:  # a budget that is used up is the least of them
             raise min(met, key=lambda error: isinstance(error, BudgetSpent))
 
-    async def _child(
-        self, job: str, config: TieringConfig, enough: asyncio.Event, tally: Tally
-    ) -> SagazTieringError | None:
-        """One worker, from its start to its end; the error of ours that stopped it."""
+
+async def _child(job: str, config: TieringConfig, enough: asyncio.Event, tally: Tally) -> SagazTieringError | None:
+    """One worker, from its start to its end; the error of ours that stopped it."""
+    try:
+        error = await _run(job, config, enough, tally)
+    except OSError as exc:  # there is no room for one more
+        error = exc
+    if error is not None and not isinstance(error, BudgetSpent):  # which is no defect, and the run's word too
+        _failed(job, tally, error)
+    return error if isinstance(error, SagazTieringError) else None
+
+
+async def _run(job: str, config: TieringConfig, enough: asyncio.Event, tally: Tally) -> Exception | None:
+    """What stopped it before its end."""
+    from multiprocessing import Pipe
+
+    ours, theirs = Pipe()
+    with ours:
+        with theirs:
+            # Not by `multiprocessing`, which runs an application's own script again in each process that it starts.
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "sagaz_tiering.app.worker", str(theirs.fileno())),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+            )
+        telling = asyncio.create_task(_tell(ours, (job, config), enough))
         try:
-            error = await self._run(job, config, enough, tally)
-        except OSError as exc:  # there is no room for one more
-            error = exc
-        if error is not None and not isinstance(error, BudgetSpent):  # which is no defect, and the run's word too
-            _failed(job, tally, error)
-        return error if isinstance(error, SagazTieringError) else None
-
-    async def _run(self, job: str, config: TieringConfig, enough: asyncio.Event, tally: Tally) -> Exception | None:
-        """What stopped it before its end."""
-        from multiprocessing import Pipe
-
-        ours, theirs = Pipe()
-        with ours:
-            with theirs:
-                # Not by `multiprocessing`, which runs an application's own script again in each process that it starts.
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "sagaz_tiering.app.worker", str(theirs.fileno())),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                )
-            telling = asyncio.create_task(_tell(ours, (job, config), enough))
-            try:
-                error = await _listen(ours, tally)
-                code = await process.wait()
-            finally:
-                await _ended(telling)
-                if process.returncode is None:
-                    await _end(process)
-        return error or (ChildProcessError(f"exit code {code}") if code else None)
+            error = await _listen(ours, tally)
+            code = await process.wait()
+        finally:
+            await _ended(telling)
+            if process.returncode is None:
+                await _end(process)
+    return error or (ChildProcessError(f"exit code {code}") if code else None)
 
 
 async def _pass_on(stopping: asyncio.Event, enough: asyncio.Event) -> None:

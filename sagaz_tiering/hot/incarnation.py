@@ -75,7 +75,10 @@ class Incarnation:
         else:
             return replace(known, trusted=False)
         self._remember(known, found)
-        await self._note(known, found)
+        asked_at = time.monotonic()
+        if known.nonce is not None and asked_at - self._noted_at >= _NOTED_EVERY_S:
+            await self._known.note(known.nonce, found.number)
+            self._noted_at = asked_at
         return known
 
     async def is_same(self) -> bool:
@@ -117,12 +120,6 @@ class Incarnation:
     def _remember(self, known: KnownRedis, found: RedisIdentity) -> None:
         self._connection.expected = known.nonce or ""
         self._last = replace(known, number=found.number)
-
-    async def _note(self, known: KnownRedis, found: RedisIdentity) -> None:
-        asked_at = time.monotonic()
-        if known.nonce is not None and asked_at - self._noted_at >= _NOTED_EVERY_S:
-            await self._known.note(known.nonce, found.number)
-            self._noted_at = asked_at
 
     async def _meet(self) -> None:
         """Redis is not what the catalog knows: unless somebody else said so by now, it is another one from here on."""

@@ -27,7 +27,6 @@ from sagaz_tiering.hot.values import (
     end_of,
     headers_of,
     indexed,
-    indexed_one,
     unnoted,
 )
 from sagaz_tiering.policy import SagaEnd
@@ -155,7 +154,7 @@ class HotTier:
                 "0" if step_name is None else "1",
             ],
         )
-        return (indexed_one(*found[:3]), found[3]) if found else None
+        return (indexed(*found[:3]), found[3]) if found else None
 
     async def unnoted(self, until_us: int, limit: int) -> list[Unnoted]:
         """The oldest saves until then that Redis alone acknowledged and the catalog was not told of; one trip."""
@@ -179,7 +178,8 @@ class HotTier:
         """The newest `limit` values of a saga, newest first."""
         saga = saga_id.hex
         args = [self.keys.value_prefix(saga), 0, limit - 1]
-        return indexed(await self.connection.read(self.connection.run, "list", [self.keys.index(saga)], args))
+        raw = await self.connection.read(self.connection.run, "list", [self.keys.index(saga)], args)
+        return list(map(indexed, raw[::3], raw[1::3], raw[2::3]))
 
     async def headers(self, saga_id: UUID) -> AsyncIterator[list[IndexedHeader]]:
         """What is known of a saga's snapshots without their bodies, oldest first, a page at a time.

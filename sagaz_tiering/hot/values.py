@@ -38,13 +38,8 @@ class Indexed(NamedTuple):
     value: bytes | None
 
 
-def indexed(raw: Sequence[Any]) -> list[Indexed]:
-    """What the script `list` answers."""
-    return list(map(indexed_one, raw[::3], raw[1::3], raw[2::3]))
-
-
-def indexed_one(member: bytes, score: bytes, value: bytes | None) -> Indexed:
-    """One of them."""
+def indexed(member: bytes, score: bytes, value: bytes | None) -> Indexed:
+    """One of what the scripts `list` and `newest` answer."""
     return Indexed(member, _micros(score), value)
 
 

@@ -73,7 +73,7 @@ class Capture:
 
     def __init__(self, saga: Any, storage: SavesSnapshots, config: ReplayConfig | None, clock: Clock) -> None:
         self.saga = saga
-        self._storage, self._config, self._clock = storage, config, clock
+        self.storage, self.config, self.clock = storage, config, clock
         self.run: Run | None = None
         """The run that is under way, or the last one."""
 
@@ -82,30 +82,18 @@ class Capture:
         if self.run is None:
             raise ConfigError("the saga has not begun to run", hint="take snapshots by hand from within its steps")
         taken = self.run.take(step_name)
-        await self._storage.save_snapshot(taken)
+        await self.storage.save_snapshot(taken)
         await self.run.saved(taken.snapshot_id)
         return taken.snapshot_id
 
-    def begin(self, saga_id: UUID | str, name: str, steps: list[str], context: Callable[[], Mapping[str, Any]]) -> Run:
-        """A run begins; `context` gives the saga's data at any time."""
-        self.run = Run(self._storage, self._config, self._clock, saga_id, name, steps, context)
-        return self.run
-
 
 class Run:
-    """One run of a saga: what its steps did, and the snapshots of it."""
+    """One run of a saga: what its steps did, and the snapshots of it; `context` gives the saga's data at any time."""
 
     def __init__(
-        self,
-        storage: SavesSnapshots,
-        config: ReplayConfig | None,
-        clock: Clock,
-        saga_id: UUID | str,
-        name: str,
-        steps: list[str],
-        context: Callable[[], Mapping[str, Any]],
+        self, made: Capture, saga_id: UUID | str, name: str, steps: list[str], context: Callable[[], Mapping[str, Any]]
     ) -> None:
-        self._storage, self._clock = storage, clock
+        self._storage, self._clock, config = made.storage, made.clock, made.config
         self._strategy = SnapshotStrategy.AFTER_EACH_STEP if config is None else config.snapshot_strategy
         self._most = None if config is None else config.max_snapshots_per_saga
         self._retention = None if config is None else config.get_retention_until
@@ -116,7 +104,7 @@ class Run:
         self._failed: dict[str, SagaSnapshot] = {}
         self._kept: deque[UUID] = deque()
         self._saving: list[asyncio.Task[None]] = []
-        self._last = clock.now() - timedelta(days=1)
+        self._last = self._clock.now() - timedelta(days=1)
 
     def take(
         self, step_name: str, *, status: str = "executing", result: Mapping[str, Any] | None = None
@@ -239,7 +227,8 @@ def capture(
     if hasattr(saga, "execute_from_snapshot"):
         _attach_to_executed(saga, made)
     elif hasattr(saga, "get_execution_order"):
-        _attach_to_listened(saga, made)
+        # It tells its listeners; the list is the class's, so the saga gets one of its own.
+        saga._instance_listeners = [*saga._instance_listeners, _Listener(saga, made)]
     else:
         raise ConfigError(
             f"a {type(saga).__name__} is no saga of sagaz", hint="give a sagaz.Saga or sagaz.core.saga.Saga"
@@ -257,7 +246,7 @@ def _attach_to_executed(saga: Any, made: Capture) -> None:
         @wraps(run)
         async def run_and_capture(*args: Any, **kwargs: Any) -> Any:
             steps = [step.name for step in saga.steps]
-            current = made.begin(saga.saga_id, saga.name, steps, lambda: saga.context.data)
+            current = made.run = Run(made, saga.saga_id, saga.name, steps, lambda: saga.context.data)
             for step in saga.steps:
                 if id(step) not in wrapped:
                     wrapped.add(id(step))
@@ -314,11 +303,6 @@ def _completed(saga: Any, run: Run) -> list[str]:
     return list(dict.fromkeys([*(step.name for step in saga.completed_steps), *run.completed]))
 
 
-def _attach_to_listened(saga: Any, made: Capture) -> None:
-    """`sagaz.Saga` tells its listeners; the list is the class's, so the saga gets one of its own."""
-    saga._instance_listeners = [*saga._instance_listeners, _Listener(saga, made)]
-
-
 def _in_order(saga: Any) -> list[str]:
     """Steps in the order in which they run; `sagaz` lists them by name, and those that run at once in any order."""
     try:
@@ -335,7 +319,7 @@ class _Listener:
         self._saga, self._made = saga, made
 
     async def on_saga_start(self, saga_name: str, saga_id: str, ctx: dict[str, Any]) -> None:
-        self._made.begin(saga_id, saga_name, _in_order(self._saga), lambda: ctx)
+        self._made.run = Run(self._made, saga_id, saga_name, _in_order(self._saga), lambda: ctx)
 
     def on_resumed(self, completed: list[str]) -> None:
         """Told by a replay of ours alone: these steps are not run again."""

@@ -9,8 +9,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -128,14 +128,6 @@ def _awaited(factory: SagaFactory) -> Callable[[str], Awaitable[Any]]:
     return make
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What the engine's replay looks at."""
-
-    success: bool
-    error: Exception | None = None
-
-
 class _Declared:
     """A `sagaz.Saga` (decorators, `depends_on`) as the engine's replay wants a saga: it knows only its other kind."""
 
@@ -144,8 +136,10 @@ class _Declared:
         self.saga_id = ""
         self.steps = saga.get_steps()
 
-    async def execute_from_snapshot(self, snapshot: SagaSnapshot, override: Mapping[str, Any] | None) -> _Outcome:
-        """Run what was not completed then; what was is undone with the rest if that fails."""
+    async def execute_from_snapshot(
+        self, snapshot: SagaSnapshot, override: Mapping[str, Any] | None
+    ) -> SimpleNamespace:
+        """Run what was not completed then; what was is undone with the rest if that fails. What the engine looks at."""
         from sagaz.core.decorators._execution import ExecutionEngine  # type: ignore[import-untyped]
 
         done = set(snapshot.completed_steps)
@@ -163,16 +157,12 @@ class _Declared:
                 if step.pivot:
                     self.saga._propagate_taint_from_pivot(step.step_id)
 
-        context = {**_unmarked(snapshot.context, self.steps), **(override or {})}
+        # Without what the engine noted of the steps in the run before.
+        marks = {mark.format(step.step_id) for step in self.steps for mark in (COMPLETED, COMPENSATED, STUCK)}
+        context = {key: value for key, value in snapshot.context.items() if key not in marks} | dict(override or {})
         context |= {COMPLETED.format(name): True for name in done}
         try:
             await Resumed(self._saga).run(context, self.saga_id)
         except Exception as exc:  # noqa: BLE001 - whatever a step of the application raises is how it ended
-            return _Outcome(False, exc)
-        return _Outcome(True)
-
-
-def _unmarked(context: Mapping[str, Any], steps: Sequence[Any]) -> dict[str, Any]:
-    """Without what the engine noted of the steps in the run before."""
-    marks = {mark.format(step.step_id) for step in steps for mark in (COMPLETED, COMPENSATED, STUCK)}
-    return {key: value for key, value in context.items() if key not in marks}
+            return SimpleNamespace(success=False, error=exc)
+        return SimpleNamespace(success=True, error=None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 from uuid import UUID
 
 from sagaz_tiering.catalog.locations import FrameLocation, SnapshotLocation
@@ -30,6 +31,8 @@ from sagaz_tiering.snapshot import SnapshotRef
 from sagaz_tiering.storage.answers import check_place
 from sagaz_tiering.tiers import Tiers
 
+_Frame: TypeAlias = list[Record] | CorruptData | None
+"""What is in one, what is wrong with it, or None: it is archived."""
 _AT_ONCE = 8
 _GAP_BYTES = 64 * 1024
 """Bytes between two frames that are read along: in STANDARD_IA about 100 KB cost what another request does."""
@@ -62,19 +65,15 @@ class ColdTier:
                 wanted.setdefault(item.place, []).append(item.ref)
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def fetch(run: Sequence[FrameLocation]) -> list[list[Record] | CorruptData | None]:
+        async def fetch(run: Sequence[FrameLocation]) -> dict[FrameLocation, _Frame]:
             pack_id, storage_class = run[0].object_key.rpartition("/")[2].removesuffix(".pack"), run[0].storage_class
             async with gate:
                 with traces.span("pack.read", pack_id=pack_id, storage_class=storage_class.value, frames=len(run)):
-                    return await self._neighbours(run)
+                    return await self._frames(run)
 
-        runs = neighbours(wanted)
-        fetched = await asyncio.gather(*(fetch(run) for run in runs))
-        frames = {
-            place: frame
-            for run, some in zip(runs, fetched, strict=True)
-            for place, frame in zip(run, some, strict=True)
-        }
+        frames = dict[FrameLocation, _Frame]()
+        for some in await asyncio.gather(*map(fetch, _neighbours(wanted))):
+            frames |= some
         found: dict[UUID, Record | Unreadable] = {}
         for place, refs in wanted.items():
             found.update(_of_frame(refs, frames[place], place))
@@ -84,24 +83,24 @@ class ColdTier:
             found.update(dict.fromkeys(ids, self._promise(archived, ids)))
         return found
 
-    async def _neighbours(self, run: Sequence[FrameLocation]) -> list[list[Record] | CorruptData | None]:
-        """The frames of a run, in one GET; what is wrong with one (None: it is archived) is no matter of the others."""
+    async def _frames(self, run: Sequence[FrameLocation]) -> dict[FrameLocation, _Frame]:
+        """Those of a run, in one GET; what is wrong with one is no matter of the others."""
         data, first = None, run[0]
         if len(run) > 1:
             try:
                 length = run[-1].offset + run[-1].length - first.offset
                 data = await self._reader.neighbours(first.object_key, first.offset, length)
             except ObjectArchived:
-                return [None] * len(run)
+                return dict.fromkeys(run)
             except (ObjectNotFound, CorruptPack):  # each by itself tells
                 data = None
-        found = []
+        found = dict[FrameLocation, _Frame]()
         for place in run:
             start = place.offset - first.offset
-            found.append(await self._frame(place, None if data is None else data[start : start + place.length]))
+            found[place] = await self._frame(place, None if data is None else data[start : start + place.length])
         return found
 
-    async def _frame(self, place: FrameLocation, payload: bytes | None) -> list[Record] | CorruptData | None:
+    async def _frame(self, place: FrameLocation, payload: bytes | None) -> _Frame:
         try:
             return await self._reader.frame(
                 place.object_key,
@@ -185,7 +184,7 @@ class Restorer:
             archived.restore_id = None if asked is None else asked.restore_id
 
 
-def neighbours(places: Iterable[FrameLocation]) -> list[list[FrameLocation]]:
+def _neighbours(places: Iterable[FrameLocation]) -> list[list[FrameLocation]]:
     """The places grouped so that those of a group are read in one GET."""
     runs: list[list[FrameLocation]] = []
     for place in sorted(places, key=lambda each: (each.object_key, each.offset)):
@@ -208,9 +207,7 @@ def _placed(error: CorruptData, place: FrameLocation) -> CorruptData:
     return found
 
 
-def _of_frame(
-    refs: Sequence[SnapshotRef], frame: list[Record] | CorruptData | None, place: FrameLocation
-) -> dict[UUID, Record | Unreadable]:
+def _of_frame(refs: Sequence[SnapshotRef], frame: _Frame, place: FrameLocation) -> dict[UUID, Record | Unreadable]:
     """What a frame has of these. It may hold an older save of a snapshot whose place is in another frame."""
     if not isinstance(frame, list):
         return {} if frame is None else dict.fromkeys([ref.snapshot_id for ref in refs], frame)

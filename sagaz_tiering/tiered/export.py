@@ -161,8 +161,14 @@ class _Export:
         copies = [copy for timeline in timelines for copy in timeline]
         self._state.counts.sagas += sum(bool(timeline) for timeline in timelines)
         self._state.counts.sagas_without += sum(not timeline for timeline in timelines)
-        rows = [self._replay_row(*each) for each in await self._exporter.tiers.catalog.replays.of_sagas(lot)]
-        writing = asyncio.create_task(self._write([row for row in rows if row is not None]))
+        rows = list[Row]()
+        for saga_id, record in await self._exporter.tiers.catalog.replays.of_sagas(lot):
+            if isinstance(record, CorruptRecord):
+                self._state.counts.replays_damaged += 1
+            else:
+                rows.append(Row(RowKind.REPLAYS, saga_id, record))
+        self._state.counts.replays += len(rows)
+        writing = asyncio.create_task(self._write(rows))
         start = 0
         while start < len(copies):
             some = copies[start : _end_of_portion(copies, start, self._portion)]
@@ -185,28 +191,17 @@ class _Export:
                 counts.exported += 1
                 size += len(record.body)
             elif entry.left_out is not None:
-                self._leave_out(entry, entry.left_out)
+                reason, ref = entry.left_out, entry.ref
+                counts.left_out[reason] = counts.left_out.get(reason, 0) + 1
+                if len(self._state.left_out) < MAX_NAMED:
+                    why = entry.why or ""
+                    left_out = LeftOutSnapshot(snapshot_id=ref.snapshot_id, saga_id=ref.saga_id, reason=reason, why=why)
+                    self._state.left_out.append(left_out)
             rows.append(Row(RowKind.TIMELINE, entry.ref.saga_id, entry))
         counts.bytes += size
         fitting = _PORTION_BYTES * len(entries) // max(1, size)
         self._portion = max(1, min(_MOST_IN_PORTION, fitting, 2 * self._portion))
         return rows
-
-    def _leave_out(self, entry: Entry, reason: LeftOut) -> None:
-        counts, ref = self._state.counts, entry.ref
-        counts.left_out[reason] = counts.left_out.get(reason, 0) + 1
-        if len(self._state.left_out) < MAX_NAMED:
-            named = LeftOutSnapshot(
-                snapshot_id=ref.snapshot_id, saga_id=ref.saga_id, reason=reason, why=entry.why or ""
-            )
-            self._state.left_out.append(named)
-
-    def _replay_row(self, saga_id: UUID, record: dict[str, Any] | CorruptRecord) -> Row | None:
-        if isinstance(record, CorruptRecord):
-            self._state.counts.replays_damaged += 1
-            return None
-        self._state.counts.replays += 1
-        return Row(RowKind.REPLAYS, saga_id, record)
 
     async def finish(self, signer: Signer | None) -> ExportReport:
         """The holds log, the manifest, and all of it to its place."""

@@ -62,7 +62,8 @@ class Pause:
     @property
     def is_on(self) -> bool:
         """Whether to leave it alone."""
-        if self._on and self._timer is None and self._looking is None and self._is_due():
+        is_idle = self._on and self._timer is None and self._looking is None
+        if is_idle and asyncio.get_running_loop().time() - self._looked_at >= PAUSE_S:
             self._start()
         return self._on
 
@@ -78,9 +79,6 @@ class Pause:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _is_due(self) -> bool:
-        return asyncio.get_running_loop().time() - self._looked_at >= PAUSE_S
 
     def _start(self) -> None:
         self._timer = None
@@ -287,7 +285,10 @@ class Freshness:
         except (CatalogUnavailable, TimeoutError) as exc:
             self._catalog_pause.begin()
             if self._last is None:
-                raise _unanswered(exc) from exc
+                if isinstance(exc, CatalogUnavailable):
+                    raise
+                why = f"PostgreSQL failed a moment ago, and did not answer within {PAUSE_S:g} s"
+                raise CatalogUnavailable(why) from exc
             asked_at = uptime_s()
             found = self._last.look if await self._looking_at.is_same() else _UNKNOWN
         self._last = Known(found, asked_at, self._looking_at.looked_over)
@@ -314,12 +315,6 @@ class Freshness:
             if rules is None or any(rules.may_be_hot_only(name) for name in saga_names):
                 return True
         return False
-
-
-def _unanswered(error: CatalogUnavailable | TimeoutError) -> CatalogUnavailable:
-    if isinstance(error, CatalogUnavailable):
-        return error
-    return CatalogUnavailable(f"PostgreSQL failed a moment ago, and did not answer within {PAUSE_S:g} s")
 
 
 def _read(policies: str) -> PolicySet | None:

@@ -3,7 +3,7 @@
 Between the look at a timeline and the fetch of its values a snapshot may leave Redis for a pack, be saved anew or be
 deleted; Redis may go away, or lose what it had. Where it has not got the save any more PostgreSQL and the packs are
 asked, and an older save that they or Redis may have is no answer. Which copies in Redis stand for anything while it is
-not believed says `UntrustedRedis`.
+not believed PostgreSQL is asked for each (`Loader.sift`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.catalog.locations import SaveKey, SnapshotLocation
 from sagaz_tiering.codec.threaded import decode_record, record_in
@@ -39,71 +38,11 @@ class Loaded(NamedTuple):
     located: SnapshotLocation | None
 
 
-class UntrustedRedis:
-    """Sifts copies in a Redis that is not believed: it may have gone back to an older state, or be another server.
-
-    PostgreSQL is asked of everything: what was deleted, forgotten or put under another saga since it was saved is left
-    out, and of what a pack holds too it is found out which save is the newer one.
-    """
-
-    def __init__(self, catalog: Catalog, cold: ColdTier, notes: HotNotes) -> None:
-        self._locations = catalog.locations
-        self._saves = catalog.hot_saves
-        self._cold = cold
-        self._notes = notes
-
-    async def sift(self, hot: Sequence[Copy], located: Sequence[Copy]) -> tuple[list[Copy], list[Copy]]:
-        """The copies in Redis that live, and the `located` ones, with when they were saved where that decides.
-
-        Raises CatalogUnavailable, ColdTierUnavailable.
-        """
-        # One that cannot be read may be of any save: a deletion of the snapshot counts.
-        saves = [SaveKey(copy.ref.snapshot_id, copy.ref.saga_id, copy.saved_us or 0) for copy in hot]
-        dead = await self._locations.buried(saves) | await self._locations.moved(saves)
-        living = [copy for copy in hot if copy.ref.snapshot_id not in dead]
-        both = {copy.ref.snapshot_id for copy in living}
-        packed = [copy.ref.snapshot_id for copy in located if copy.ref.snapshot_id in both and copy.value is None]
-        saved = await self._cold.saved_us(packed)
-        known = [c if c.saved_us is not None else replace(c, saved_us=saved.get(c.ref.snapshot_id)) for c in located]
-        return living, known
-
-    async def lost(
-        self, hot: Sequence[Copy], *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
-    ) -> list[Copy]:
-        """Of a saga or one snapshot: what Redis alone acknowledged, and has not got any more, each with its `error`."""
-        await self._notes.flush()
-        saved = {copy.ref.snapshot_id: copy.saved_us for copy in hot}
-        noted = await self._saves.not_elsewhere(saga_id=saga_id, snapshot_id=snapshot_id)
-        missing = [each for each in noted if (saved.get(each.meta.snapshot_id) or -1) < each.meta.saved_us]
-        in_packs = await self._cold.saved_us([each.meta.snapshot_id for each in missing if each.packed])
-        return [_lost(each) for each in missing if in_packs.get(each.meta.snapshot_id, -1) < each.meta.saved_us]
-
-
-def _lost(save: HotSave) -> Copy:
-    meta = save.meta
-    error = SnapshotLost(
-        f"snapshot {meta.snapshot_id} (step {meta.step_name!r} of saga {meta.saga_id}) was acknowledged by Redis "
-        "alone, which has lost it"
-    )
-    ref = replace(SnapshotRef.of(meta, expires_us=save.expires_us, tier=Tier.HOT), unreadable=str(error))
-    return Copy(ref=ref, saved_us=meta.saved_us, error=error)
-
-
-def nameless(saga_id: UUID, header: IndexedHeader) -> Copy:
-    """What an index in Redis tells of a snapshot whose value is gone."""
-    return damaged_copy(saga_id, header, nobody_has(header.snapshot_id))
-
-
-def nobody_has(snapshot_id: UUID) -> SnapshotLost:
-    """Of a snapshot that only the index in Redis tells of."""
-    return SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")
-
-
 class Loader:
-    """Fetches and decodes what copies stand for."""
+    """Fetches and decodes what copies stand for, and sifts those in a Redis that is not believed."""
 
-    def __init__(self, tiers: Tiers, cold: ColdTier, untrusted: UntrustedRedis) -> None:
-        self._tiers, self._cold, self._untrusted = tiers, cold, untrusted
+    def __init__(self, tiers: Tiers, notes: HotNotes) -> None:
+        self._tiers, self._notes, self._cold = tiers, notes, ColdTier(tiers)
 
     async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
         """The snapshots of these copies, in their order; each is the one that its copy stands for, or a newer save.
@@ -151,8 +90,7 @@ class Loader:
             with suppress(HotTierUnavailable):
                 values = await self._tiers.hot.fetch(saga_id, [copy.ref.snapshot_id for copy in some])
             for copy, value in zip(some, values, strict=True):
-                found = await self._of_redis(copy, value) or await self._elsewhere(copy, packed)
-                if found is not None:
+                if (found := await self._found(copy, value, packed)) is not None:
                     loaded[copy.ref.snapshot_id] = found
         in_packs = await self._cold.read(packed)
         for located in packed:
@@ -160,20 +98,15 @@ class Loader:
                 loaded[located.ref.snapshot_id] = Loaded(in_packs[located.ref.snapshot_id], located)
         return loaded
 
-    async def _of_redis(self, copy: Copy, value: bytes | None) -> Loaded | None:
-        """What Redis has under its id, unless that is an older save or nothing."""
-        if value is None:
-            return None
-        record = await self._record(value, copy, copy.located)
-        if isinstance(record, Record) and not _is_as_new(record.meta.saved_us, copy):
-            return None
-        return Loaded(record, None)
-
-    async def _elsewhere(self, copy: Copy, packed: list[SnapshotLocation]) -> Loaded | None:
-        """What the durable copy of a snapshot holds whose save Redis has not got any more, or cannot be asked for.
+    async def _found(self, copy: Copy, value: bytes | None, packed: list[SnapshotLocation]) -> Loaded | None:
+        """What Redis has of a snapshot; of one whose save it has not got any more what the durable copy holds.
 
         None where it was deleted, or with its place added to `packed`, if that is where it is.
         """
+        if value is not None:
+            record = await self._record(value, copy, copy.located)
+            if not isinstance(record, Record) or _is_as_new(record.meta.saved_us, copy):
+                return Loaded(record, None)
         wanted = copy.ref.snapshot_id
         located = await self._tiers.catalog.locations.find(wanted)
         for item in located:
@@ -183,8 +116,8 @@ class Loader:
             if item.place is not None and _is_as_new((await self._cold.saved_us([wanted])).get(wanted, -1), copy):
                 packed.append(item)
                 return None
-        record = await self._by_id(copy, is_located=bool(located))
-        return None if record is None else Loaded(record, None)
+        last = await self._by_id(copy, is_located=bool(located))
+        return None if last is None else Loaded(last, None)
 
     async def _by_id(self, copy: Copy, *, is_located: bool) -> Record | Unreadable | None:
         """What Redis has of a snapshot whose save no other tier has, or that it is lost.
@@ -202,7 +135,7 @@ class Loader:
             if _is_as_new(meta.saved_us, copy):
                 return await self._record(found, copy, None) if meta.saga_id == copy.ref.saga_id else None
             left.append(replace(copy, saved_us=meta.saved_us))
-        for lost in alive(await self._untrusted.lost(left, snapshot_id=copy.ref.snapshot_id), self._tiers.clock.now()):
+        for lost in alive(await self.lost(left, snapshot_id=copy.ref.snapshot_id), self._tiers.clock.now()):
             return lost.error
         return nobody_has(copy.ref.snapshot_id) if isinstance(found, Gone) and not is_located else None
 
@@ -220,6 +153,53 @@ class Loader:
             return await record_in(value, header, known)
         except CorruptData as exc:
             return exc
+
+    async def sift(self, hot: Sequence[Copy], located: Sequence[Copy]) -> tuple[list[Copy], list[Copy]]:
+        """The copies in Redis that live, and the `located` ones, with when they were saved where that decides.
+
+        Of a Redis that may have gone back to an older state, or be another server: what was deleted, forgotten or put
+        under another saga since it was saved is left out. Raises CatalogUnavailable, ColdTierUnavailable.
+        """
+        # One that cannot be read may be of any save: a deletion of the snapshot counts.
+        saves = [SaveKey(copy.ref.snapshot_id, copy.ref.saga_id, copy.saved_us or 0) for copy in hot]
+        dead = await self._tiers.catalog.locations.buried(saves) | await self._tiers.catalog.locations.moved(saves)
+        living = [copy for copy in hot if copy.ref.snapshot_id not in dead]
+        both = {copy.ref.snapshot_id for copy in living}
+        packed = [copy.ref.snapshot_id for copy in located if copy.ref.snapshot_id in both and copy.value is None]
+        saved = await self._cold.saved_us(packed)
+        known = [c if c.saved_us is not None else replace(c, saved_us=saved.get(c.ref.snapshot_id)) for c in located]
+        return living, known
+
+    async def lost(
+        self, hot: Sequence[Copy], *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
+    ) -> list[Copy]:
+        """Of a saga or one snapshot: what Redis alone acknowledged, and has not got any more, each with its `error`."""
+        await self._notes.flush()
+        saved = {copy.ref.snapshot_id: copy.saved_us for copy in hot}
+        noted = await self._tiers.catalog.hot_saves.not_elsewhere(saga_id=saga_id, snapshot_id=snapshot_id)
+        missing = [each for each in noted if (saved.get(each.meta.snapshot_id) or -1) < each.meta.saved_us]
+        in_packs = await self._cold.saved_us([each.meta.snapshot_id for each in missing if each.packed])
+        return [_lost(each) for each in missing if in_packs.get(each.meta.snapshot_id, -1) < each.meta.saved_us]
+
+
+def _lost(save: HotSave) -> Copy:
+    meta = save.meta
+    error = SnapshotLost(
+        f"snapshot {meta.snapshot_id} (step {meta.step_name!r} of saga {meta.saga_id}) was acknowledged by Redis "
+        "alone, which has lost it"
+    )
+    ref = replace(SnapshotRef.of(meta, expires_us=save.expires_us, tier=Tier.HOT), unreadable=str(error))
+    return Copy(ref=ref, saved_us=meta.saved_us, error=error)
+
+
+def nameless(saga_id: UUID, header: IndexedHeader) -> Copy:
+    """What an index in Redis tells of a snapshot whose value is gone."""
+    return damaged_copy(saga_id, header, nobody_has(header.snapshot_id))
+
+
+def nobody_has(snapshot_id: UUID) -> SnapshotLost:
+    """Of a snapshot that only the index in Redis tells of."""
+    return SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")
 
 
 def _is_as_new(saved_us: int | None, copy: Copy) -> bool:

@@ -14,7 +14,7 @@ from sagaz_tiering.catalog.locations import SnapshotLocation
 from sagaz_tiering.catalog.sagas import packed
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
-from sagaz_tiering.hot.keys import member_step
+from sagaz_tiering.hot.keys import member_step, nameless
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
@@ -47,24 +47,13 @@ def hot_copy(meta: SnapshotMeta, value: bytes | None = None) -> Copy:
 
 def damaged_copy(saga_id: UUID, header: IndexedHeader, error: Unreadable) -> Copy:
     """What an index in Redis tells of a value that is lost or cannot be read."""
-    ref = damaged_ref(header.snapshot_id, saga_id, from_micros(header.created_us))
-    ref = replace(ref, step_index=member_step(header.member), unreadable=str(error))
-    return Copy(ref=ref, saved_us=None, error=error)
+    ref = damaged_ref(header.snapshot_id, saga_id, header.created_us, member_step(header.member))
+    return Copy(ref=replace(ref, unreadable=str(error)), saved_us=None, error=error)
 
 
-def damaged_ref(snapshot_id: UUID, saga_id: UUID, created_at: datetime) -> SnapshotRef:
+def damaged_ref(snapshot_id: UUID, saga_id: UUID, created_us: int, step_index: int = 0) -> SnapshotRef:
     """All that is known of a snapshot in Redis that cannot be read: whose it is."""
-    return SnapshotRef(
-        snapshot_id=snapshot_id,
-        saga_id=saga_id,
-        saga_name="",
-        step_name="",
-        step_index=0,
-        status="",
-        created_at=created_at,
-        expires_at=None,
-        tier=Tier.HOT,
-    )
+    return SnapshotRef.of(nameless(snapshot_id, saga_id, created_us, step_index), expires_us=None, tier=Tier.HOT)
 
 
 def located_copy(located: SnapshotLocation) -> Copy:

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import TypeAlias
 from uuid import UUID
 
 from sagaz_tiering import metrics
@@ -24,7 +25,7 @@ from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.tiered.freshness import Freshness, Known
-from sagaz_tiering.tiered.load import Loader, UntrustedRedis, nameless, nobody_has
+from sagaz_tiering.tiered.load import Loader, nameless, nobody_has
 from sagaz_tiering.tiered.merge import (
     Copy,
     alive,
@@ -44,15 +45,19 @@ _DECODED_AT_ONCE = 50
 _WIDER = 4
 _READS_HOT = metrics.READS.labels(tier=Tier.HOT.value)
 
+_Asked: TypeAlias = tuple[HotValue | Gone | None, Known | None, HotTierUnavailable | None]
+"""What Redis has, what was known of Redis before it was asked, and why it could not be."""
+
 
 class Reader:
     """Answers every query of the facade, exactly or with an error."""
 
-    def __init__(self, tiers: Tiers, freshness: Freshness, untrusted: UntrustedRedis, loader: Loader) -> None:
+    def __init__(self, tiers: Tiers, freshness: Freshness, loader: Loader) -> None:
         self.tiers = tiers
         self._hot, self._catalog, self._clock, self._in_force = tiers.hot, tiers.catalog, tiers.clock, tiers.in_force
         self._dictionaries = tiers.dictionaries
-        self._freshness, self._untrusted, self._loader = freshness, untrusted, loader
+        self._freshness, self._loader = freshness, loader
+        self.load = loader.load
 
     @property
     def rules(self) -> PolicySet:
@@ -61,7 +66,7 @@ class Reader:
 
     async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot by id."""
-        found, known, hot_error = await self._ask_hot(snapshot_id)
+        asked = found, known, _ = await self._ask_hot(snapshot_id)
         if isinstance(found, HotValue) and known is not None:
             since_us = self._freshness.complete_by_now(known, 0)
             if since_us is not None or await self._freshness.complete_since_us(known, 0) is not None:
@@ -69,20 +74,18 @@ class Reader:
                 check_answer(header.meta, snapshot_id=snapshot_id)
                 if self._is_alive(header.meta, found.end(header.meta), to_micros(self._clock.now())):
                     return await self._of_redis(found.value, header)
-        copies = await self._all_copies(snapshot_id, found, known, hot_error)
+        copies = await self._all_copies(snapshot_id, asked)
         return next(iter(await self.load(await self._alive(copies[:1]))), None)
 
     async def copies(self, snapshot_id: UUID) -> list[Copy]:
         """Every copy of one snapshot, the one to read first, expired ones included."""
-        return await self._all_copies(snapshot_id, *await self._ask_hot(snapshot_id))
+        return await self._all_copies(snapshot_id, await self._ask_hot(snapshot_id))
 
     async def live_copies(self, snapshot_id: UUID) -> list[Copy]:
         """The copy of one snapshot that is read, if it lives."""
         return await self._alive((await self.copies(snapshot_id))[:1])
 
-    async def _ask_hot(
-        self, snapshot_id: UUID
-    ) -> tuple[HotValue | Gone | None, Known | None, HotTierUnavailable | None]:
+    async def _ask_hot(self, snapshot_id: UUID) -> _Asked:
         """What Redis has, and what was known of Redis before it was asked."""
         try:
             known = self._freshness.known_by_now() or await self._freshness.known()
@@ -90,14 +93,8 @@ class Reader:
         except HotTierUnavailable as exc:
             return None, None, exc
 
-    async def _all_copies(
-        self,
-        snapshot_id: UUID,
-        found: HotValue | Gone | None,
-        known: Known | None,
-        hot_error: HotTierUnavailable | None,
-    ) -> list[Copy]:
-        hot, end = [], None
+    async def _all_copies(self, snapshot_id: UUID, asked: _Asked) -> list[Copy]:
+        (found, known, hot_error), hot, end = asked, list[Copy](), None
         if isinstance(found, HotValue):
             meta = read_meta(found.value)
             check_answer(meta, snapshot_id=snapshot_id)
@@ -110,9 +107,9 @@ class Reader:
             await self._check_deleted(snapshot_id)
         doubted = known is not None and not self._freshness.believes(known)
         if doubted:
-            hot, located = await self._untrusted.sift(hot, located)
+            hot, located = await self._loader.sift(hot, located)
         if doubted or isinstance(found, Gone):  # a pack may have an older save of it
-            hot = await self._untrusted.lost(hot, snapshot_id=snapshot_id) or hot
+            hot = await self._loader.lost(hot, snapshot_id=snapshot_id) or hot
         best = merge(hot, located)
         copies = best + [copy for copy in (*hot, *located) if copy not in best]
         ends = {} if end is None or not hot else {hot[0].ref.saga_id: end}
@@ -226,11 +223,11 @@ class Reader:
                 located = [copy for copy in located if copy.ref.snapshot_id not in moved]
             in_redis = hot
             if doubted:
-                in_redis, located = await self._untrusted.sift(hot, located)
+                in_redis, located = await self._loader.sift(hot, located)
             there = {copy.ref.snapshot_id for copy in located}
             missing = [nameless(saga_id, each) for each in gone if each.snapshot_id not in there]
             # PostgreSQL or a pack may have an older save of what Redis names without having it.
-            noted = await self._untrusted.lost(in_redis, saga_id=saga_id) if doubted or gone else []
+            noted = await self._loader.lost(in_redis, saga_id=saga_id) if doubted or gone else []
             told = {copy.ref.snapshot_id for copy in noted}
             missing = [copy for copy in missing if copy.ref.snapshot_id not in told]
             lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit) + noted
@@ -274,10 +271,6 @@ class Reader:
         asked = [copy.ref.snapshot_id for copy in located if copy.ref.snapshot_id not in known]
         owners = await self._hot.owners(asked) if asked else {}
         return {snapshot_id for snapshot_id, owner in owners.items() if owner != saga_id}
-
-    async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
-        """See `Loader.load`."""
-        return await self._loader.load(copies)
 
     def _is_alive(self, meta: SnapshotMeta, end: SagaEnd | None, now_us: int) -> bool:
         """Whether one in Redis surely lives, whose saga ends there or later (None: unknown): what came later may be in

@@ -30,7 +30,8 @@ class Remover:
         try:
             copies = await self._reader.copies(snapshot_id)
         except (CorruptRecord, SnapshotLost):
-            copies = [await self._damaged(snapshot_id)]
+            owner = (await self._hot.owners([snapshot_id])).get(snapshot_id, UUID(int=0))
+            copies = [Copy(ref=damaged_ref(snapshot_id, owner, to_micros(self._clock.now())), saved_us=None)]
         if not copies:
             return False
         until_us = saved_until(copies, self._clock.now())
@@ -40,7 +41,7 @@ class Remover:
 
     async def cleanup(self, saga_id: UUID) -> int:
         """Every snapshot of a saga; how many there were. Raises LegalHold (nothing was removed), TierUnavailable."""
-        doomed = self._doomed(await self._everything_of(saga_id))
+        doomed = self._doomed(await self._reader.timeline(saga_id, expired_too=True))
         await self._catalog.locations.delete(doomed)
         await self._follow(doomed)
         return len(doomed)
@@ -48,7 +49,7 @@ class Remover:
     async def forget(self, saga_id: UUID, *, who: str, reason: str) -> ErasureReceipt:
         """Erase a saga; see `TieredStorage.forget`."""
         erasures = self._catalog.erasures
-        copies = await self._everything_of(saga_id)
+        copies = await self._reader.timeline(saga_id, expired_too=True)
         hot = sum(copy.ref.tier is Tier.HOT for copy in copies)
         erasure = await erasures.erase(saga_id, self._doomed(copies), hot, who=who, reason=reason, clock=self._clock)
         await erasures.clear(erasure, self._hot, self._clock.now())
@@ -67,11 +68,3 @@ class Remover:
     def _doomed(self, copies: Sequence[Copy]) -> list[Doomed]:
         now = self._clock.now()
         return [Doomed(snapshot=copy.ref, until=from_micros(saved_until([copy], now))) for copy in copies]
-
-    async def _everything_of(self, saga_id: UUID) -> list[Copy]:
-        return await self._reader.timeline(saga_id, expired_too=True)
-
-    async def _damaged(self, snapshot_id: UUID) -> Copy:
-        """What is known of a record in Redis that is lost or cannot be read: whose it is."""
-        owner = (await self._hot.owners([snapshot_id])).get(snapshot_id, UUID(int=0))
-        return Copy(ref=damaged_ref(snapshot_id, owner, self._clock.now()), saved_us=None)

@@ -13,7 +13,7 @@ again. So both keep the same save in the end.
 A server that failed is left alone until it answers a ping in the background: each try would cost its whole time-out. No
 save is refused for that alone: one that nobody else can take asks it all the same (PostgreSQL then for a second).
 
-What a legal hold or `rewrite: refuse` forbids is looked at before, or when a store says so (`tiered.freeze`).
+What a legal hold or `rewrite: refuse` forbids is looked at before, or when a store says so (`tiered.hold`).
 
 Concurrent saves travel together (`drivers.redis.multiplexed`, `catalog.group_commit`); saves of one id queue up in a
 process.
@@ -33,8 +33,8 @@ from sagaz_tiering.hot.values import FOREIGN_INDEX, NotTaken
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
-from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import PAUSE_S, Freshness, Pause
+from sagaz_tiering.tiered.hold import Freezer
 from sagaz_tiering.tiered.hot_notes import HotNotes
 from sagaz_tiering.tiers import Tiers
 
@@ -160,8 +160,12 @@ class Saver:
 
     def _acknowledged(self, save: _Save, known: int | None) -> bool:
         """Redis had been found to be another one so often before. False: it was since, so it must be asked again."""
-        if save.hot_error is not None:
-            self._tell(save.meta, save.hot_error)
+        if save.hot_error is not None:  # PostgreSQL had to take it: the first of an outage is told, and once in a while
+            metrics.SAVES_IN_PLACE.inc()
+            times, error = self._fallbacks.due("spilled"), save.hot_error
+            if times is not None:
+                about = {"snapshot_id": str(save.meta.snapshot_id), "error": str(error), "hint": error.hint}
+                _log.warning("snapshot.spilled", **about, **times)
             return True
         self._fallbacks.over()
         if save.policy.durability is Durability.HOT:
@@ -252,14 +256,6 @@ class Saver:
             await self._hot.save(save.meta, save.value, due_us=save.due_us, expires_us=save.expires_us)
         except HotTierUnavailable:
             await self._durable.mark_fallback([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
-
-    def _tell(self, meta: SnapshotMeta, hot_error: HotTierUnavailable) -> None:
-        """A save that PostgreSQL had to take: the first of an outage, and once in a while."""
-        metrics.SAVES_IN_PLACE.inc()
-        times = self._fallbacks.due("spilled")
-        if times is not None:
-            about = {"snapshot_id": str(meta.snapshot_id), "error": str(hot_error), "hint": hot_error.hint}
-            _log.warning("snapshot.spilled", **about, **times)
 
 
 class _LeftAlone(HotTierUnavailable):

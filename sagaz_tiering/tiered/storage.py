@@ -21,17 +21,16 @@ from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_u
 from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.reporting import measured_read, reported_save
-from sagaz_tiering.tiered.cold import ColdTier, Restorer
+from sagaz_tiering.tiered.cold import Restorer
 from sagaz_tiering.tiered.compare import SnapshotDiff, StepChanges, Which, diff, step_changes
 from sagaz_tiering.tiered.explain import Explanation, SagaExplanation, explain, explain_saga
 from sagaz_tiering.tiered.export import Exporter
 from sagaz_tiering.tiered.find import Finder, Page, SagaFilters, SagaSummary
-from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import Freshness, Pause
 from sagaz_tiering.tiered.health import check_health
-from sagaz_tiering.tiered.hold import Holder
+from sagaz_tiering.tiered.hold import Freezer, Holder
 from sagaz_tiering.tiered.hot_notes import HotNotes
-from sagaz_tiering.tiered.load import Loader, UntrustedRedis
+from sagaz_tiering.tiered.load import Loader
 from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiered.remove import Remover
 from sagaz_tiering.tiered.save import Saver
@@ -72,10 +71,8 @@ class TieredStorage(ReadWhole):
         pause = Pause(catalog.db.time)
         self._freshness = Freshness(tiers.incarnation, catalog.history, tiers.policies.first_after, pause)
         self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
-        cold = ColdTier(tiers)
-        untrusted = UntrustedRedis(catalog, cold, self._notes)
-        loader = Loader(tiers, cold, untrusted)
-        self._reader = Reader(tiers, self._freshness, untrusted, loader)
+        loader = Loader(tiers, self._notes)
+        self._reader = Reader(tiers, self._freshness, loader)
         self._saver = Saver(tiers, self._freshness, Freezer(self._reader, self._freshness), self._notes, pause)
         self._restorer = Restorer(tiers)
         self._holder = Holder(self._reader)

@@ -16,7 +16,7 @@ from support.tiers import DAY, NOW, Places, Product, config, product
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, RewriteRefused
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.tiered import freeze
+from sagaz_tiering.tiered import hold as module
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 POLICIES: list[dict[str, Any]] = [
@@ -141,7 +141,7 @@ async def test_saves_of_other_names_ask_together_whether_their_ids_are_held(
     shop: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred at once are few questions; while PostgreSQL does not answer Redis acknowledges them as ever."""
-    monkeypatch.setattr(freeze, "_ANSWER_SECONDS", 300.0)  # a busy machine is not silent
+    monkeypatch.setattr(module, "_ANSWER_SECONDS", 300.0)  # a busy machine is not silent
     held = await saved(shop, "order", packed=True)
     await shop.runtime.catalog.holds.place(Match(saga_name=("order",)), reason="audit", who="x", now=shop.clock.now())
     await _as_after_a_second(shop)
