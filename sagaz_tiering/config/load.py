@@ -16,20 +16,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from sagaz_tiering.config import CONFIG_VARIABLE
+from sagaz_tiering.config import CONFIG_VARIABLE, written
 from sagaz_tiering.config.lint import policy_warnings, settings_warnings
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.schema import Location, dotted, keys, words
 from sagaz_tiering.config.urls import redacted
-from sagaz_tiering.config.written import (
-    YamlLocation,
-    ignored_variables,
-    layered,
-    overrides,
-    parse_yaml,
-    variable_for,
-    variable_of,
-)
 from sagaz_tiering.errors import ConfigError, PolicyError
 from sagaz_tiering.storage_class import StorageClass
 
@@ -85,7 +76,7 @@ def load_with_warnings(
     warnings = [ConfigWarning(message=text, location=where, source=origin.source_of(where)) for where, text in remarks]
     warnings += [
         ConfigWarning(message=f"sets nothing; {advice}", location=(), source=f"environment variable {name}")
-        for name, advice in ignored_variables(origin.environ, tuple(TieringConfig.model_fields))
+        for name, advice in written.ignored_variables(origin.environ, tuple(TieringConfig.model_fields))
     ]
     return config, warnings
 
@@ -95,7 +86,7 @@ class _Origin:
     """Where each value of a configuration comes from: a line of the file or an environment variable."""
 
     name: str
-    place: YamlLocation
+    place: written.YamlLocation
     environ: Mapping[str, str] = field(repr=False)
     overrides: dict[str, Any] = field(repr=False)
 
@@ -110,7 +101,7 @@ class _Origin:
         return f"environment variable {variable}" if variable else f"{self.name}:{self.place.line_of(location)}"
 
     def variable_of(self, location: Location) -> str | None:
-        return variable_of(self.environ, location) if self._in_environment(location) else None
+        return written.variable_of(self.environ, location) if self._in_environment(location) else None
 
     def _in_environment(self, location: Location) -> bool:
         part: Any = self.overrides
@@ -126,7 +117,7 @@ class _Origin:
 def given_urls(environ: Mapping[str, str], settings: Iterable[str]) -> dict[str, str]:
     """Which of these settings (`catalog.url`) the environment gives. Raises ConfigError for what cannot be read."""
     found: dict[str, str] = {}
-    given = overrides(environ, tuple(TieringConfig.model_fields))
+    given = written.overrides(environ, tuple(TieringConfig.model_fields))
     for name in settings:
         value: Any = given
         for part in name.split("."):
@@ -138,7 +129,7 @@ def given_urls(environ: Mapping[str, str], settings: Iterable[str]) -> dict[str,
 
 def variable_named(setting: str) -> str:
     """The variable that would set it."""
-    return variable_for(tuple(setting.split(".")))
+    return written.variable_for(tuple(setting.split(".")))
 
 
 def config_of(text: str, name: str) -> TieringConfig:
@@ -154,15 +145,15 @@ def _load(path: str | os.PathLike[str], environ: Mapping[str, str] | None) -> tu
 
 
 def _checked(text: str, name: str, environ: dict[str, str]) -> tuple[TieringConfig, _Origin]:
-    values, place = parse_yaml(text, name)
+    values, place = written.parse_yaml(text, name)
     if values is None:
         raise ConfigError(f"{name}: is empty", hint=_LEAST)
     if not isinstance(values, dict):
         raise ConfigError(f"{name}:{place.line}: must be a mapping with the sections tiers, catalog and policies")
-    found = overrides(environ, tuple(TieringConfig.model_fields))
+    found = written.overrides(environ, tuple(TieringConfig.model_fields))
     origin = _Origin(name=name, place=place, environ=environ, overrides=found)
     try:
-        config = TieringConfig.model_validate(layered(found, values))
+        config = TieringConfig.model_validate(written.layered(found, values))
     except ValidationError as exc:
         # Without its cause, whose text can quote a key: {redis://:PASSWORD@host} in braces is one.
         raise _config_error(exc.errors(include_url=False), origin) from None
@@ -203,24 +194,20 @@ def _line(error: ErrorDetails, origin: _Origin) -> str:
     location = error["loc"]
     text = describe(error)
     if error["type"] == "missing" and not any(isinstance(part, int) for part in location):
-        text += f", or set {variable_for(location)}"
+        text += f", or set {written.variable_for(location)}"
     shown = dotted(redacted(part) if isinstance(part, str) else part for part in location)
     return f"{origin.source_of(location)}: {shown}: {text}"
 
 
-_PLAIN = {
-    "string_type": "must be text",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "path_type": "must be a path",
-    "tuple_type": "must be a list (lines that start with -)",
-    "model_type": "must be a mapping (lines of key: value)",
-    "model_attributes_type": "must be a mapping (lines of key: value)",
-    "dict_type": "must be a mapping (lines of key: value)",
+_TEXTS = {
+    "must be text": ("string_type",),
+    "must be a whole number": ("int_type", "int_parsing", "int_from_float"),
+    "must be true or false": ("bool_type", "bool_parsing"),
+    "must be a path": ("path_type",),
+    "must be a list (lines that start with -)": ("tuple_type",),
+    "must be a mapping (lines of key: value)": ("model_type", "model_attributes_type", "dict_type"),
 }
+_PLAIN = {kind: text for text, kinds in _TEXTS.items() for kind in kinds}
 
 
 def describe(error: ErrorDetails) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -208,7 +208,10 @@ def overrides(environment: Mapping[str, str], sections: Sequence[str]) -> dict[s
     setting given both whole and in part.
     """
     found: dict[str, Any] = {}
-    for name, path, text in sorted(_settings(environment, sections), key=lambda each: each[1]):
+    given = [
+        (path, name) for name, text in environment.items() if (path := _path(name)) and path[0] in sections and text
+    ]
+    for path, name in sorted(given):
         if path[0] in ("policies", "attributes") and len(path) > 1:
             whole = f"{PREFIX}{path[0].upper()}"
             raise _unusable(name, f"{path[0]} are replaced as a whole; give a JSON list in {whole}")
@@ -219,7 +222,7 @@ def overrides(environment: Mapping[str, str], sections: Sequence[str]) -> dict[s
                 raise _unusable(name, "another variable already sets the value around it; unset one of them")
         if path[-1] in target:
             raise _unusable(name, "another variable sets the same value; unset one of them")
-        target[path[-1]] = _value(name, text)
+        target[path[-1]] = _value(name, environment[name])
     return found
 
 
@@ -263,13 +266,6 @@ def _path(name: str) -> tuple[str, ...]:
     return tuple(upper.removeprefix(PREFIX).lower().split(SEPARATOR)) if upper.startswith(PREFIX) else ()
 
 
-def _settings(environment: Mapping[str, str], sections: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    for name, text in environment.items():
-        path = _path(name)
-        if path and path[0] in sections and text:
-            yield name, path, text
-
-
 def _value(name: str, text: str) -> Any:
     if text == "null":
         return None
@@ -287,11 +283,10 @@ def _unusable(name: str, why: str) -> ConfigError:
     return ConfigError(f"environment variable {name}: {why}", hint="correct or unset the variable")
 
 
-def layered(*layers: dict[str, Any]) -> dict[str, Any]:
-    """One nested dict of several, the first wins in each value; nothing is checked."""
-    said = [layer for layer in layers if layer]
-    if len(said) < 2:
-        return dict(*said)  # what follows takes longer to begin than all else that is done to read a file
+def layered(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
+    """One nested dict of both, `over` wins in each value; nothing is checked."""
+    if not over or not under:
+        return over or under  # what follows takes longer to begin than all else that is done to read a file
     from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
     class Layers(BaseSettings):
@@ -299,14 +294,9 @@ def layered(*layers: dict[str, Any]) -> dict[str, Any]:
 
         @classmethod
         def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
+            cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            """What was passed in, the first first: never the process's own environment, no .env files."""
-            return tuple(InitSettingsSource(settings_cls, layer) for layer in init_settings()["layers"])
+            """The two, the first first: never the process's own environment, no .env files."""
+            return InitSettingsSource(settings_cls, over), InitSettingsSource(settings_cls, under)
 
-    return dict(Layers(layers=layers).model_extra or {})
+    return dict(Layers().model_extra or {})

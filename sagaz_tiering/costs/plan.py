@@ -13,15 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from sagaz_tiering.costs.advice import Advice, advise
-from sagaz_tiering.costs.economics import (
-    NEVER,
-    bucket_end,
-    ends_at,
-    first_class,
-    judge_pack,
-    life,
-    upload_cost,
-)
+from sagaz_tiering.costs.economics import NEVER, bucket_end, ends_at, first_class, judge_pack, life, upload_cost
 from sagaz_tiering.costs.lines import BILLED, Due, Inputs, Line, PackGroup, added, merged
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.policy import Policy, PolicySet
