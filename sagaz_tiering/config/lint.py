@@ -71,13 +71,8 @@ def _unreachable(policy: Policy, above: Sequence[Policy]) -> Iterator[tuple[Loca
 
 def _expressions(policy: Policy) -> Iterator[tuple[Location, str]]:
     """Patterns that a shell would take another way than they seem to be meant."""
-    match = policy.match
-    places: list[tuple[Location, tuple[str, ...]]] = [
-        (("match", name), getattr(match, name)) for name in type(match).model_fields if name != "attributes"
-    ]
-    places += [(("match", "attributes", name), patterns) for name, patterns in match.attributes.items()]
-    for where, patterns in places:
-        yield from ((where, text) for text in expression_warnings(patterns))
+    for name, patterns in policy.match.by_name.items():
+        yield from ((("match", *name.split(".")), text) for text in expression_warnings(patterns))
 
 
 def expression_warnings(patterns: Sequence[str]) -> Iterator[str]:
@@ -184,10 +179,8 @@ def _unretained(policy: Policy) -> Iterator[tuple[Location, str]]:
             "write retain: forever (or a duration), or retention: snapshot if that is meant",
         )
     if policy.retain is not None and policy.retention is Retention.SNAPSHOT:
-        yield (
-            ("retain",),
-            "does not count: retention: snapshot asks the snapshot's own retention_until alone; remove one",
-        )
+        text = "does not count: retention: snapshot asks the snapshot's own retention_until alone; remove one"
+        yield ("retain",), text
 
 
 def _short_stays(policy: Policy, minimum: Mapping[StorageClass, timedelta]) -> Iterator[tuple[Location, str]]:

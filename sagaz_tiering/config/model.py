@@ -122,18 +122,14 @@ class TieringConfig(StrictModel):
     def _encryption_problems(self) -> Iterator[tuple[Location, str]]:
         for i, policy in enumerate(self.policies if self.encryption is None else ()):
             if policy.encryption is not FrameEncryption.NONE:
-                yield (
-                    ("policies", i, "encryption"),
-                    f"policy {policy.name!r} needs a section encryption: {{key_file: PATH}} or {{kms_key_id: ID}}",
-                )
+                needed = "a section encryption: {key_file: PATH} or {kms_key_id: ID}"
+                yield ("policies", i, "encryption"), f"policy {policy.name!r} needs {needed}"
 
     def _embedded_problems(self) -> Iterator[tuple[Location, str]]:
         for server, location in self._embedded_urls():
             if self.embedded is None:
-                yield (
-                    location,
-                    f"{EMBEDDED!r} needs a section embedded: {{data_dir: DIRECTORY}}; add it, or write a URL",
-                )
+                needed = "a section embedded: {data_dir: DIRECTORY}; add it, or write a URL"
+                yield location, f"{EMBEDDED!r} needs {needed}"
             elif not getattr(self.embedded, server):
                 yield location, f"{EMBEDDED!r} contradicts embedded.{server}: false; set it to true, or write a URL"
 

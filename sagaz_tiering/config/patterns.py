@@ -113,16 +113,19 @@ class Match(StrictModel):
     @property
     def text(self) -> str:
         """`saga_name payment-*, outcome failed or rolled_back, attributes.tenant acme`; of nothing: `everything`."""
-        given = {name: getattr(self, name) for name in type(self).model_fields if name != "attributes"}
-        named = [f"{name} {' or '.join(each)}" for name, each in given.items() if each != ANY]
-        named += [f"attributes.{name} {' or '.join(each)}" for name, each in self.attributes.items()]
-        return ", ".join(named) or "everything"
+        named = [name for name, each in self.by_name.items() if each != ANY or "." in name]
+        return ", ".join(f"{name} {' or '.join(self.by_name[name])}" for name in named) or "everything"
+
+    @property
+    def by_name(self) -> dict[str, tuple[str, ...]]:
+        """The patterns by what they are compared with, `attributes.NAME` for an attribute."""
+        found = {name: getattr(self, name) for name in type(self).model_fields if name != "attributes"}
+        return found | {f"attributes.{name}": each for name, each in self.attributes.items()}
 
     @property
     def patterns(self) -> tuple[str, ...]:
         """All of them."""
-        of_attributes = [pattern for each in self.attributes.values() for pattern in each]
-        return (*self.saga_name, *self.step_name, *self.status, *self.outcome, *of_attributes)
+        return tuple(pattern for each in self.by_name.values() for pattern in each)
 
     @property
     def is_catch_all(self) -> bool:
@@ -131,16 +134,8 @@ class Match(StrictModel):
 
     def covers(self, other: Match) -> bool:
         """Whether all that `other` matches is surely matched too. False may also mean "not provable"."""
-        return (
-            patterns_cover(self.saga_name, other.saga_name)
-            and patterns_cover(self.step_name, other.step_name)
-            and patterns_cover(self.status, other.status)
-            and patterns_cover(self.outcome, other.outcome)
-            and all(
-                name in other.attributes and patterns_cover(patterns, other.attributes[name])
-                for name, patterns in self.attributes.items()
-            )
-        )
+        theirs = other.by_name
+        return all(name in theirs and patterns_cover(each, theirs[name]) for name, each in self.by_name.items())
 
 
 def patterns_cover(general: Sequence[str], special: Sequence[str]) -> bool:

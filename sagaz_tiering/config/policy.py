@@ -162,10 +162,8 @@ class Policy(StrictModel):
 def _move_problems(moves: Sequence[Move]) -> Iterator[tuple[Location, str]]:
     for i, move in enumerate(moves):
         if move.to is StorageClass.STANDARD:
-            yield (
-                (i, "to"),
-                "packs start at STANDARD_IA, not STANDARD; write STANDARD_IA, or remove this move to stay hot",
-            )
+            text = "packs start at STANDARD_IA, not STANDARD; write STANDARD_IA, or remove this move to stay hot"
+            yield (i, "to"), text
     for i, (earlier, later) in enumerate(pairwise(moves), start=1):
         if later.after <= earlier.after:
             yield (

@@ -6,6 +6,7 @@ import difflib
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -39,12 +40,8 @@ _SHORT |= {"@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 
 
 def parse_timezone(name: str) -> str:
     """The name of a time zone that is known here, such as `Europe/Berlin`; raises PydanticCustomError."""
-    try:
-        ZoneInfo(name)
-    except (KeyError, OSError, ValueError):  # unknown; the name of a folder; no name of a file
-        pass
-    else:
-        return name
+    with suppress(KeyError, OSError, ValueError):  # unknown; the name of a folder; no name of a file
+        return ZoneInfo(name).key
     known = {each.lower(): each for each in available_timezones()}
     near = difflib.get_close_matches(name.lower().replace(" ", "_"), known, n=1)
     advice = f"did you mean {known[near[0]]}?" if near else "write one such as Europe/Berlin or UTC"

@@ -94,11 +94,8 @@ class JobSettings(StrictModel):
 
     def _problems(self) -> Iterator[tuple[Location, str]]:
         if self.collect_min_age < self.upload_deadline:
-            deadline = format_duration(self.upload_deadline)
-            yield (
-                ("collect_min_age",),
-                f"shorter than upload_deadline, {deadline}: packs still being written would be removed; raise it",
-            )
+            shorter = f"shorter than upload_deadline, {format_duration(self.upload_deadline)}"
+            yield ("collect_min_age",), f"{shorter}: packs still being written would be removed; raise it"
 
 
 class DictionarySettings(StrictModel):

@@ -184,7 +184,7 @@ class _Demo:
         story = self._story
         story.heading("The policies")
         story.say("One YAML file says which snapshots are where, and when. First match wins:")
-        story.block(POLICIES)
+        story.line(POLICIES)
         story.heading(f"Day 0: {sagas} sagas run on the sagaz engine")
         recorder = Recorder(self._storage)
         began = time.monotonic()
@@ -197,10 +197,9 @@ class _Demo:
         outcome.sagas = {f"{name} {status}": count for (name, status), count in sorted(ended.items())}
         outcome.json_bytes = sum(len(dumps(snapshot.to_dict())[1]) for snapshot in snapshots)
         for snapshot in snapshots:
-            if not self._examples.get(snapshot.saga_name) or (
-                self._examples[snapshot.saga_name][0].saga_id == snapshot.saga_id
-            ):
-                self._examples.setdefault(snapshot.saga_name, []).append(snapshot)
+            example = self._examples.setdefault(snapshot.saga_name, [])
+            if not example or example[0].saga_id == snapshot.saga_id:
+                example.append(snapshot)
         for name, count in outcome.sagas.items():
             story.line(f"{count:>4} {name}")
         story.say(

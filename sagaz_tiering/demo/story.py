@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from textwrap import wrap
+from textwrap import indent, wrap
 from typing import Any
 
 from sagaz_tiering.app.runtime import Runtime
@@ -103,13 +103,8 @@ class Story:
         self._print("\n".join(wrap(text, WIDTH)))
 
     def line(self, text: str) -> None:
-        """One indented line, as long as it is."""
-        self._print("  " + text)
-
-    def block(self, text: str) -> None:
-        """Indented lines as they are."""
-        for line in text.splitlines():
-            self.line(line)
+        """Indented lines, as long as they are."""
+        self._print(indent(text.rstrip("\n"), "  "))
 
     def tiers(self, lines: Sequence[TierLine]) -> None:
         """The table of tiers."""

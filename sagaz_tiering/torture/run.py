@@ -26,19 +26,9 @@ from typing import Any
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import JOBS, JobReport, run_job
+from sagaz_tiering.torture import store as processes
 from sagaz_tiering.torture.model import Difference, Model, ModelComparison, Scenario, Worker
-from sagaz_tiering.torture.store import (
-    WORKERS,
-    Store,
-    acknowledged,
-    begin,
-    is_ready,
-    open_store,
-    prepare,
-    run_daemon,
-    save,
-    tail,
-)
+from sagaz_tiering.torture.store import Store, open_store
 
 SAVERS = 2
 DAEMONS = 2
@@ -68,7 +58,7 @@ class Chaos:
     async def run(self, snapshots: int) -> None:
         """For the span of the model's script; about so many snapshots are saved."""
         seconds = self._model.script.span.total_seconds()
-        pause = timedelta(seconds=seconds * SAVERS * WORKERS / snapshots)
+        pause = timedelta(seconds=seconds * SAVERS * processes.WORKERS / snapshots)
         self._until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             for _ in range(SAVERS):
@@ -85,9 +75,11 @@ class Chaos:
             life, self._lives = self._lives, self._lives + 1
             log = self._store.folder / f"saver-{life}.log"
             self._model.running.add(life)
-            self._model.acknowledged |= {Worker(life, number): -1 for number in range(WORKERS)}
+            self._model.acknowledged |= {Worker(life, number): -1 for number in range(processes.WORKERS)}
             script, acks = self._model.script, self._acks(life)
-            start = partial(begin, save, self._store.config, script, life, acks, pause.total_seconds(), log)
+            start = partial(
+                processes.begin, processes.save, self._store.config, script, life, acks, pause.total_seconds(), log
+            )
             await self._live_and_die(start, partial(self._saved, life), log, self._saves)
             self._hear(life)
             self._model.running.discard(life)
@@ -97,15 +89,15 @@ class Chaos:
         lives = 0
         while time.monotonic() < self._until:
             log, lives = self._store.folder / f"daemon-{number}-{lives}.log", lives + 1
-            start = partial(begin, run_daemon, self._store.config, log)
-            pid = await self._live_and_die(start, partial(is_ready, log), log, self._works)
+            start = partial(processes.begin, processes.run_daemon, self._store.config, log)
+            pid = await self._live_and_die(start, partial(processes.is_ready, log), log, self._works)
             held = await self._store.runtime.catalog.leases.held()
             self.counts["daemons_killed"] += 1
             self.counts["daemons_killed_at_work"] += any(f"/{pid}/" in lease.owner for lease in held)
 
     def _saved(self, life: int) -> bool:
         """Whether each worker of a saver saves: a run in which nothing was acknowledged says nothing."""
-        return min(acknowledged(self._acks(life)).values()) >= 0
+        return min(processes.acknowledged(self._acks(life)).values()) >= 0
 
     async def _saves(self) -> None:
         await asyncio.sleep(self._chance.uniform(0, _SAVES_S))
@@ -137,7 +129,7 @@ class Chaos:
                 await self._wait(at_work, process)
             await moment()
             if process.exitcode is not None:
-                raise Difference(f"a process ended by itself with {process.exitcode}: {tail(log)}")
+                raise Difference(f"a process ended by itself with {process.exitcode}: {processes.tail(log)}")
         finally:
             process.kill()
             await asyncio.to_thread(process.join)
@@ -154,7 +146,7 @@ class Chaos:
 
     def _hear(self, life: int) -> None:
         """Take note of what a saver has noted."""
-        for number, turn in acknowledged(self._acks(life)).items():
+        for number, turn in processes.acknowledged(self._acks(life)).items():
             self._model.acknowledged[Worker(life, number)] = turn
 
     async def _readers(self) -> None:
@@ -237,7 +229,7 @@ async def run_torture(
     Raises what the servers' start raises; every difference, whatever it is, is in the outcome.
     """
     began, outcome = time.monotonic(), TortureOutcome(seed=seed)
-    await asyncio.to_thread(prepare)
+    await asyncio.to_thread(processes.prepare)
     async with open_store() as store:
         reckoning = _Reckoning(store, seed, timedelta(seconds=seconds), say)
         try:
