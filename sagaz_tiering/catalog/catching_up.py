@@ -18,7 +18,7 @@ from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import JournalEntry, note
-from sagaz_tiering.catalog.leases import Lease, Repository, fenced, of_row
+from sagaz_tiering.catalog.leases import Lease, Repository, columns, fenced, of_row
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
@@ -96,19 +96,18 @@ class CatchingUp(Repository):
         of = {kind: [entry for entry in entries if entry.kind == kind] for kind in _TOLD}
         found = [entry for entry in entries if entry.at > now or entry.kind not in _TOLD]
         deleted = [(snapshot_id, entry) for entry in of["delete"] for snapshot_id in entry.body["snapshot_ids"]]
-        ids, times = [each for each, _ in deleted], [entry.at for _, entry in deleted]
-        rows = await self._db.fetch(_SQL["still_there"], ids, times, list(in_redis))
+        saves = columns(2, ((each, entry.at) for each, entry in deleted))
+        rows = await self._db.fetch(_SQL["still_there"], *saves, list(in_redis))
         there = {id(deleted[row["place"] - 1][1]) for row in rows}
         found += [entry for entry in of["delete"] if id(entry) in there]
         keys = [key_id for entry in of["key_destroyed"] for key_id in entry.body["key_ids"]]
         left = {row["key_id"] for row in await self._db.fetch(_SQL["keys_there"], keys)}
         found += [entry for entry in of["key_destroyed"] if not left.isdisjoint(entry.body["key_ids"])]
-        erasures = [
+        erasures = (
             (e.body["erasure_id"], e.body["saga_id"], e.at, to_column(e.body["who"]), to_column(e.body["reason"]))
             for e in of["forget"]
-        ]
-        columns = [[each[column] for each in erasures] for column in range(5)]
-        known = {row["place"] for row in await self._db.fetch(_SQL["known_erasures"], *columns)}
+        )
+        known = {row["place"] for row in await self._db.fetch(_SQL["known_erasures"], *columns(5, erasures))}
         found += [entry for place, entry in enumerate(of["forget"], start=1) if place not in known]
         return found + await self._doubtful_holds([*of["hold"], *of["release"]])
 
@@ -147,9 +146,9 @@ def _is_logged(entry: JournalEntry, row: Any) -> bool:
 
 
 async def _delete(conn: Connection, entries: Sequence[JournalEntry]) -> None:
-    pairs = [(snapshot_id, entry.at) for entry in entries for snapshot_id in entry.body["snapshot_ids"]]
-    if pairs:
-        ids, times = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    pairs = ((snapshot_id, entry.at) for entry in entries for snapshot_id in entry.body["snapshot_ids"])
+    ids, times = columns(2, pairs)
+    if ids:
         await wait_for_notes(conn, ids)
         await lock_rows(conn, ids)
         await drop_hot_saves(conn, ids, times)
@@ -237,42 +236,28 @@ class Scrubbing(Repository):
 
     async def frames(self, pack_id: int) -> list[FrameRow]:
         """The frames of a pack that still hold something, by number."""
-        return [
-            FrameRow(**{**dict(row), "digest": None if row["digest"] is None else row["digest"].bytes})
-            for row in await self._db.fetch(_SCRUB["frames"], pack_id)
-        ]
+        return [of_row(FrameRow, row) for row in await self._db.fetch(_SCRUB["frames"], pack_id)]
 
     async def vouch(self, pack_id: int, footer_digest: bytes, frames: Sequence[FrameRow], lease: Lease) -> None:
         """Write these rows, and the digest of the footer that says so: the caller has seen that it is the true one."""
         async with fenced(self._db, lease) as conn:
             await conn.execute(_SCRUB["set_footer_digest"], pack_id, footer_digest)
-            await conn.execute(
-                _SCRUB["set_frames"],
-                pack_id,
-                [frame.frame_no for frame in frames],
-                [frame.saga_id for frame in frames],
-                [frame.byte_offset for frame in frames],
-                [frame.byte_length for frame in frames],
-                [frame.key_id for frame in frames],
-                [None if frame.digest is None else UUID(bytes=frame.digest) for frame in frames],
-            )
+            rows = ((f.frame_no, f.saga_id, f.byte_offset, f.byte_length, f.key_id, f.digest) for f in frames)
+            await conn.execute(_SCRUB["set_frames"], pack_id, *columns(6, rows))
 
     async def set_attributes(self, pack_id: int, texts: Mapping[int, str], lease: Lease) -> None:
         """What the snapshots of these frames carry, by frame number (see `packs.attributes`); `find` follows."""
-        async with fenced(self._db, lease) as conn:
-            columns = [to_column(text) or None for text in texts.values()]
-            await conn.execute(_SCRUB["set_attributes"], pack_id, list(texts), columns)
+        texts_or_null = [to_column(text) or None for text in texts.values()]
+        await self._change(lease, _SCRUB["set_attributes"], pack_id, list(texts), texts_or_null)
 
     async def set_attributes_digest(self, pack_id: int, digest: bytes, lease: Lease) -> None:
         """The object of a pack's attributes has this digest."""
-        async with fenced(self._db, lease) as conn:
-            await conn.execute(_SCRUB["set_attributes_digest"], pack_id, digest)
+        await self._change(lease, _SCRUB["set_attributes_digest"], pack_id, digest)
 
     async def without_attributes(self, key_ids: Sequence[UUID], limit: int, after: int) -> list[Pack]:
         """Active packs, by id after an id, with a frame under one of these keys of which no attributes are known."""
-        return [
-            of_row(Pack, row) for row in await self._db.fetch(_SCRUB["without_attributes"], list(key_ids), after, limit)
-        ]
+        rows = await self._db.fetch(_SCRUB["without_attributes"], list(key_ids), after, limit)
+        return [of_row(Pack, row) for row in rows]
 
     async def dispute(
         self, object_keys: Sequence[str], snapshot_ids: Sequence[UUID], lease: Lease, *, footer: bytes, frame: bytes

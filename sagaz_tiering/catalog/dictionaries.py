@@ -8,9 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.leases import Lease, Repository, fenced, of_row
+from sagaz_tiering.catalog.leases import Lease, Repository, of_row
 from sagaz_tiering.codec.zstd import Dictionary
-from sagaz_tiering.drivers.postgresql.pool import affected
 from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.terminal import document
 
@@ -77,8 +76,7 @@ class CatalogDictionaries(Repository):
         It must be in the bucket. Raises LeaseLost.
         """
         values = (dictionary.id, dictionary.digest, to_column(saga_name), now, sagas, saves, now - at_most_every)
-        async with fenced(self._db, lease) as conn:
-            return affected(await conn.execute(_SQL["publish"], *values, dictionary.data)) == 1
+        return await self._change(lease, _SQL["publish"], *values, dictionary.data) == 1
 
     async def enter(self, dictionary: Dictionary, found_at: datetime) -> bool:
         """Know one that the bucket has, of which saga name is not known; False if it was known."""

@@ -19,7 +19,7 @@ import asyncpg
 
 from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
-from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment
+from sagaz_tiering.catalog.leases import Lease, Repository, columns, fenced, micros, moment
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, recordset, to_column
@@ -28,10 +28,9 @@ from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "durable")
-_PUT: Final = (
-    *("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at", "retention_until"),
-    *("saved_at", "expires_at", "due_at", "body_crc", "spilled", "attributes"),
-)
+NAMES: Final = ("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at")
+"""What `names_of` tells."""
+_PUT: Final = (*NAMES, "retention_until", "saved_at", "expires_at", "due_at", "body_crc", "spilled", "attributes")
 """What a row to put has before its value."""
 _SAVED_AT, _SPILLED = _PUT.index("saved_at"), _PUT.index("spilled")
 
@@ -140,17 +139,15 @@ class DurableCopies(Repository):
             raise LegalHold(f"snapshot {meta.snapshot_id} is under a legal hold; it cannot be replaced")
         return done
 
-    async def _put_fallbacks(self, rows: Sequence[tuple[Any, ...]]) -> tuple[Sequence[Any], float]:
+    async def _put_fallbacks(self, rows: Sequence[tuple[Any, ...]], tries: int = 3) -> tuple[Sequence[Any], float]:
         """In one transaction with their announcement, once more where that and another waited for each other."""
-        for last in (False, False, True):
-            try:
-                async with self._db.transaction() as conn:
-                    stored = await put_rows(conn, rows)
-                    return stored, float(await conn.fetchval(_SQL["announce_fallback"]))
-            except CatalogUnavailable as exc:
-                if last or not isinstance(exc.__cause__, asyncpg.DeadlockDetectedError):
-                    raise
-        raise AssertionError("unreachable")
+        try:
+            async with self._db.transaction() as conn:
+                return await put_rows(conn, rows), float(await conn.fetchval(_SQL["announce_fallback"]))
+        except CatalogUnavailable as exc:
+            if tries == 1 or not isinstance(exc.__cause__, asyncpg.DeadlockDetectedError):
+                raise
+        return await self._put_fallbacks(rows, tries - 1)
 
     async def _put_all(self, rows: Sequence[tuple[Any, ...]]) -> list[Put]:
         """One transaction."""
@@ -166,10 +163,8 @@ class DurableCopies(Repository):
         if len(stored) == len(rows) and announced_for_s is None:
             return [there] * len(rows)
         refused = await self._refused(rows, {row["snapshot_id"] for row in stored})
-        return [
-            refused.get(row[0], there)._replace(announced_for_s=announced_for_s if row[_SPILLED] else None)
-            for row in rows
-        ]
+        told = {True: announced_for_s, False: None}
+        return [refused.get(row[0], there)._replace(announced_for_s=told[row[_SPILLED]]) for row in rows]
 
     async def _refused(self, rows: Sequence[tuple[Any, ...]], stored: Collection[UUID]) -> dict[UUID, Put]:
         """What is in the way of the others."""
@@ -178,12 +173,8 @@ class DurableCopies(Repository):
             return {}
         found = {row["snapshot_id"]: row for row in await self._db.fetch(_SQL["in_the_way"], list(refused))}
         # What has gone meanwhile (into a pack, say) was as new as the save that it kept out.
-        return {
-            each: Put(
-                in_the_way_us=to_micros(max(found[each]["at"] or saved_at, saved_at)), frozen=found[each]["frozen"]
-            )
-            for each, saved_at in refused.items()
-        }
+        since = {each: max(found[each]["at"] or saved_at, saved_at) for each, saved_at in refused.items()}
+        return {each: Put(in_the_way_us=to_micros(at), frozen=found[each]["frozen"]) for each, at in since.items()}
 
     async def blocked(self, metas: Sequence[SnapshotMeta]) -> set[UUID]:
         """Of these saves, the ones that `put` would not store: for what was done since, or for a hold."""
@@ -219,12 +210,12 @@ class DurableCopies(Repository):
 
     async def clear_fallback(self, done: Sequence[tuple[UUID, datetime]]) -> None:
         """These versions are in Redis now."""
-        await self._db.execute(_SQL["clear_fallback"], [d[0] for d in done], [d[1] for d in done])
+        await self._db.execute(_SQL["clear_fallback"], *columns(2, done))
 
     async def mark_fallback(self, rows: Sequence[tuple[UUID, datetime]]) -> None:
         """Redis lacks these versions; returns when every reader can know."""
         async with self._db.transaction() as conn:
-            await conn.execute(_SQL["mark_fallback"], [row[0] for row in rows], [row[1] for row in rows])
+            await conn.execute(_SQL["mark_fallback"], *columns(2, rows))
             announced_for_s: float = await conn.fetchval(_SQL["announce_fallback"])
         await asyncio.sleep(max(0.0, FALLBACK_NOTICE.total_seconds() - announced_for_s))
 
@@ -244,13 +235,8 @@ class DurableCopies(Repository):
 
     async def postpone(self, rows: Sequence[Postponement]) -> None:
         """Look at these rows again later and let go of them; rows that were saved anew meanwhile are left alone."""
-        await self._db.execute(
-            _SQL["postpone"],
-            [r.snapshot_id for r in rows],
-            [from_micros(r.saved_us) for r in rows],
-            [moment(r.due_us) for r in rows],
-            [moment(r.expires_us) for r in rows],
-        )
+        values = ((r.snapshot_id, from_micros(r.saved_us), moment(r.due_us), moment(r.expires_us)) for r in rows)
+        await self._db.execute(_SQL["postpone"], *columns(4, values))
 
     async def expired(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> ExpiredRows | None:
         """All rows of sagas in which a noted expiry has passed, a batch after a position; None: there is none.
@@ -338,17 +324,8 @@ def row_to_put(
     meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, fallback: bool
 ) -> tuple[Any, ...]:
     """What `_PUT` names, and the value."""
-    return (
-        *names_of(meta),
-        moment(meta.retention_us),
-        from_micros(meta.saved_us),
-        moment(expires_us),
-        moment(due_us),
-        meta.body_crc,
-        fallback,
-        to_column(meta.attributes) or None,
-        value,
-    )
+    times = moment(meta.retention_us), from_micros(meta.saved_us), moment(expires_us), moment(due_us)
+    return (*names_of(meta), *times, meta.body_crc, fallback, to_column(meta.attributes) or None, value)
 
 
 async def put_rows(conn: Connection | Database, rows: Sequence[tuple[Any, ...]]) -> Sequence[Any]:

@@ -30,10 +30,14 @@ from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "find")
-PAGES: Final = {
-    name: joined(__package__, "find", name, "found")
-    for name in ("by_place", "by_names", "by_statuses", "by_holds", "by_keys")
+_ALL: Final = {
+    "by_place": "all_by_place",
+    "by_names": "all_by_names",
+    "by_statuses": "all_by_statuses",
+    "by_holds": "all_by_holds",
+    "by_keys": "all_by_keys",
 }
+PAGES: Final = {name: joined(__package__, "find", name, "found") for name in _ALL}
 """The ways to a page of sagas."""
 
 PLACE_BITS: Final = 11
@@ -53,13 +57,6 @@ _NAMES_AT_ONCE: Final = 10_000
 _BEGINNING: Final = 64
 _NAMES_GO: Final = timedelta(hours=1)
 _RARE: Final = 10_000
-_ALL: Final = {
-    "by_place": "all_by_place",
-    "by_names": "all_by_names",
-    "by_statuses": "all_by_statuses",
-    "by_holds": "all_by_holds",
-    "by_keys": "all_by_keys",
-}
 _FIRST: Final = -(2**63)
 _LAST: Final = 2**63 - 1
 _NO_ID: Final = UUID(int=0)

@@ -7,7 +7,7 @@ the driver packs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from struct import Struct
 from typing import Final
@@ -17,11 +17,11 @@ import asyncpg
 
 from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.erasures import note_late_pack
-from sagaz_tiering.catalog.leases import Repository
+from sagaz_tiering.catalog.leases import columns
 from sagaz_tiering.catalog.locations import buried
 from sagaz_tiering.catalog.saga_keys import keys_there
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.drivers.postgresql.pool import Connection
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
 from sagaz_tiering.packs.attributes import united
@@ -64,24 +64,16 @@ def step_digest(step: _Step) -> bytes:
     return hashlib.blake2b(packed, digest_size=16).digest()
 
 
-class Steps(Repository):
-    """The table `steps`: the distinct (saga name, step name, step index, status)."""
+async def steps_of(db: Database, frames: Sequence[FrameEntry]) -> dict[_Step, int]:
+    """Ids in `steps`, the table of the distinct (saga name, step name, step index, status); made where missing.
 
-    async def of(self, metas: Iterable[SnapshotMeta]) -> dict[_Step, int]:
-        """Their ids, made where missing.
-
-        Asked anew each time: ids that were remembered would be wrong after the database was restored from a dump.
-        """
-        named = {step_digest(step): step for step in set(map(step_of, metas))}
-        await self._db.execute(
-            _SQL["add_steps"],
-            list(named),
-            [to_column(step[0]) for step in named.values()],
-            [to_column(step[1]) for step in named.values()],
-            [step[2] for step in named.values()],
-            [to_column(step[3]) for step in named.values()],
-        )
-        return {named[row["digest"]]: row["step_id"] for row in await self._db.fetch(_SQL["step_ids"], list(named))}
+    Asked anew each time: ids that were remembered would be wrong after the database was restored from a dump.
+    """
+    steps = {step_of(meta) for frame in frames for meta, _, _ in frame.snapshots}
+    named = {step_digest(step): step for step in steps}
+    rows = ((digest, *map(to_column, s[:2]), s[2], to_column(s[3])) for digest, s in named.items())
+    await db.execute(_SQL["add_steps"], *columns(5, rows))
+    return {named[row["digest"]]: row["step_id"] for row in await db.fetch(_SQL["step_ids"], list(named))}
 
 
 async def dead_among(conn: Connection, frames: Sequence[FrameEntry], pack_id: int) -> set[UUID]:

@@ -17,7 +17,7 @@ import orjson
 
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.leases import Repository, of_row
-from sagaz_tiering.catalog.patterns import attributes_expression, expression
+from sagaz_tiering.catalog.patterns import expressions
 from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import checked_text, from_column, load, to_column
@@ -153,9 +153,7 @@ class Holds(Repository):
 
     async def matched(self, match: Match, most: int) -> tuple[Coverage, set[UUID]]:
         """What PostgreSQL knows that matches, at most so many rows of each tier, and the sagas of it."""
-        names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
-        of_end = expression(match.outcome), attributes_expression(match.attributes)
-        rows = await self._db.fetch(_SQL["matched"], *names, most, *of_end)
+        rows = await self._db.fetch(_SQL["matched"], *expressions(match), most)
         tiers = ("durable", "archived")
         counts = {tier: sum(row["snapshots"] for row in rows if row["tier"] == tier) for tier in tiers}
         sagas = {row["saga_id"] for row in rows}
@@ -303,8 +301,7 @@ def subject_columns(on: UUID | Match) -> tuple[Any, ...]:
     outcome = None if on.outcome == ANY else orjson.dumps(on.outcome).decode()
     attributes = orjson.dumps(on.attributes).decode() if on.attributes else None
     match = orjson.dumps(on.model_dump(mode="json", exclude={"outcome", "attributes"})).decode()
-    names = map(expression, (on.saga_name, on.step_name, on.status, on.outcome))
-    return (None, match, outcome, attributes, *names, attributes_expression(on.attributes))
+    return (None, match, outcome, attributes, *expressions(on))
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, UUID]:

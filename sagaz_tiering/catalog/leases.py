@@ -7,10 +7,11 @@ transaction (`fenced`), not after it. The database's clock decides, so hosts may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
@@ -85,14 +86,23 @@ class Repository:
         return {row["snapshot_id"] for row in await (conn or self._db).fetch(query, *args)}
 
 
+@cache
+def _names_of(kind: type[T]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
+
+
 def of_row(kind: type[T], row: Any, *texts: str, **others: Any) -> T:
     """The value of a row; `texts`: columns that `to_column` made (or NULL), `others`: fields that no column has."""
-    names = {field.name for field in fields(kind)} - others.keys()
-    values = {name: row[name] for name in names if name in row} | others
+    values = {name: row[name] for name in _names_of(kind) if name not in others and name in row} | others
     values |= {name: from_column(values[name]) for name in texts if values[name] is not None}
     if "storage_class" in values:
         values["storage_class"] = StorageClass(values["storage_class"])
     return kind(**values)
+
+
+def columns(count: int, rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    """Rows of so many values as parallel arrays."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
 
 
 def moment(us: int | None) -> datetime | None:

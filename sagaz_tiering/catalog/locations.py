@@ -12,7 +12,7 @@ from sagaz_tiering.catalog.durable import lock_rows, naming
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.leases import Repository, micros, of_row, share_archive
+from sagaz_tiering.catalog.leases import Repository, columns, micros, of_row, share_archive
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import from_micros, to_micros
@@ -178,7 +178,7 @@ class Locations(Repository):
 
     async def gone_from_redis(self, saves: Sequence[tuple[UUID, datetime]]) -> None:
         """Redis has followed these deletions."""
-        await self._db.execute(_SQL["gone_from_redis"], [save[0] for save in saves], [save[1] for save in saves])
+        await self._db.execute(_SQL["gone_from_redis"], *columns(2, saves))
 
     async def buried(self, saves: Sequence[Saved]) -> set[UUID]:
         """Of these saves, the ones that were deleted after they were saved, or forgotten with their saga."""
@@ -208,7 +208,7 @@ async def remove(
     again. The caller holds ARCHIVE_LOCK, shared, so that what is in packs was saved before. `others`: of these it
     removes rows afterwards.
     """
-    ids, until = [save[0] for save in saves], [save[1] for save in saves]
+    ids, until = columns(2, saves)
     await wait_for_notes(conn, ids)
     await lock_rows(conn, [*ids, *others])
     await conn.execute(_SQL["bury"], ids, until)
@@ -223,12 +223,8 @@ async def buried(conn: Connection | Database, saves: Sequence[Saved]) -> set[UUI
     return {row["snapshot_id"] for row in await conn.fetch(_SQL["buried"], *_columns(saves))}
 
 
-def _columns(saves: Sequence[Saved]) -> tuple[list[UUID], list[UUID], list[datetime]]:
-    return (
-        [save.snapshot_id for save in saves],
-        [save.saga_id for save in saves],
-        [from_micros(save.saved_us) for save in saves],
-    )
+def _columns(saves: Sequence[Saved]) -> list[list[Any]]:
+    return columns(3, ((save.snapshot_id, save.saga_id, from_micros(save.saved_us)) for save in saves))
 
 
 def frame_location(row: Any) -> FrameLocation:

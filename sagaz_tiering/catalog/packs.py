@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import versions
 from sagaz_tiering.catalog.erasures import settle_upload
-from sagaz_tiering.catalog.frame_index import Steps, check_keys, dead_among, insert_places
+from sagaz_tiering.catalog.frame_index import check_keys, dead_among, insert_places, steps_of
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment, of_row
@@ -87,7 +87,6 @@ class Packs(Repository):
 
     def __init__(self, db: Database) -> None:
         super().__init__(db)
-        self._steps = Steps(db)
         self._holds = Holds(db)
 
     async def start(self, pack: NewPack, lease: Lease, now: datetime) -> int:
@@ -112,7 +111,7 @@ class Packs(Repository):
         LeaseLost (nothing written) if the lease is gone, the pack was given up, or it holds a save that is only
         readable with a key that was destroyed meanwhile, or that would replace one that is held since.
         """
-        steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
+        steps = await steps_of(self._db, frames)
         async with fenced(self._db, lease, archive_lock=True) as conn:
             await settle_upload(conn, pack_id)
             dead = await dead_among(conn, frames, pack_id)
@@ -148,7 +147,7 @@ class Packs(Repository):
 
         Durable rows that are not newer go. What the catalog knows of an upload of it is forgotten.
         """
-        steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
+        steps = await steps_of(self._db, frames)
         async with fenced(self._db, lease, archive_lock=True) as conn:
             await conn.execute(_SQL["start_over"], pack.pack_uuid)
             pack_id = int(await conn.fetchval(_SQL["start"], *astuple(pack), lease.name, lease.epoch, now))
@@ -177,23 +176,17 @@ class Packs(Repository):
         return bool(await self._db.fetchval(_SQL["any_evicted_since"], moment))
 
     async def movable(
-        self, policy: str, youngest_before: datetime, settled: Sequence[StorageClass], after: int, limit: int
-    ) -> list[Pack]:
-        """Active packs of a policy, all of it older than that, and not in one of the `settled` classes."""
-        classes = [c.value for c in settled]
-        return await self._packs("movable", policy, youngest_before, classes, after, limit)
-
-    async def movable_of_others(
         self,
         policies: Sequence[str],
-        youngest_before: datetime,
-        settled: Sequence[StorageClass],
+        others: bool,
+        before: datetime,
+        settled: Collection[StorageClass],
         after: int,
         limit: int,
     ) -> list[Pack]:
-        """The same of packs whose policy is none of these."""
-        args = (list(policies), youngest_before, [c.value for c in settled], after, limit)
-        return await self._packs("movable_of_others", *args)
+        """Active packs of these policies (or of none of them), all older than that, in none of the `settled` classes."""
+        classes = [c.value for c in settled]
+        return await self._packs("movable", list(policies), others, before, classes, after, limit)
 
     async def names(self, pack_id: int, ruling: Sequence[str]) -> set[tuple[str, str, str, str, str]]:
         """What policies look at of all that lives in a pack: names of sagas and steps, statuses, outcomes, attributes.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sagaz_tiering.attributes import SEPARATOR, escaped
-from sagaz_tiering.config.patterns import ANY
+from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.queries import to_column
 
 _NEVER: Final = "(?!x)x"
@@ -57,6 +57,12 @@ def attributes_expression(by_attribute: Mapping[str, Sequence[str]]) -> str | No
         for name, patterns in by_attribute.items()
     ]
     return f"^{''.join(looks)}"
+
+
+def expressions(match: Match) -> tuple[str | None, ...]:
+    """Of saga name, step name, status, and of its saga's end outcome and attributes."""
+    names = map(expression, (match.saga_name, match.step_name, match.status, match.outcome))
+    return (*names, attributes_expression(match.attributes))
 
 
 def _translated(pattern: str, text: _Text) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +10,7 @@ import orjson
 
 from sagaz_tiering.catalog.leases import Repository
 from sagaz_tiering.codec import typed_json
-from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load, replay_of_row, replay_row, to_column
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import ReplayResult, replay_record
 
@@ -31,21 +30,7 @@ class Replays(Repository):
         if record["context_override"] is not None:
             kind, data = typed_json.dumps(record["context_override"], path="context_override")
             encoding, override = _to_json(int(kind), data)
-        completed, error = record["completed_at"], record["error_message"]
-        await self._db.execute(
-            _SQL["save"],
-            UUID(record["replay_id"]),
-            UUID(record["original_saga_id"]),
-            UUID(record["new_saga_id"]),
-            to_column(record["checkpoint_step"]),
-            override,
-            encoding,
-            to_column(record["initiated_by"]),
-            record["replay_status"],
-            None if error is None else to_column(error),
-            datetime.fromisoformat(record["created_at"]),
-            None if completed is None else datetime.fromisoformat(completed),
-        )
+        await self._db.execute(_SQL["save"], *replay_row(record, override), encoding)
 
     async def get(self, replay_id: UUID) -> Replay | None:
         """One record in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
@@ -97,16 +82,4 @@ def _record(row: Any) -> Replay:
             override = _from_json(row["context_encoding"], override)
         except (TypeError, ValueError) as exc:
             raise CorruptRecord(f"replay {row['replay_id']}: {exc}") from exc
-    error, completed = row["error_message"], row["completed_at"]
-    return {
-        "replay_id": str(row["replay_id"]),
-        "original_saga_id": str(row["original_saga_id"]),
-        "new_saga_id": str(row["new_saga_id"]),
-        "checkpoint_step": from_column(row["checkpoint_step"]),
-        "replay_status": row["replay_status"],
-        "initiated_by": from_column(row["initiated_by"]),
-        "context_override": override,
-        "error_message": None if error is None else from_column(error),
-        "created_at": row["created_at"].astimezone(UTC).isoformat(),
-        "completed_at": completed.astimezone(UTC).isoformat() if completed else None,
-    }
+    return replay_of_row(row, override)

@@ -17,7 +17,7 @@ import asyncpg
 
 from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.locations import FrameLocation, frame_location
-from sagaz_tiering.catalog.patterns import attributes_expression, expression
+from sagaz_tiering.catalog.patterns import expressions
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
@@ -260,15 +260,10 @@ class _Nothing(Exception):
 
 
 async def _select(conn: Connection, restore_id: UUID, wanted: Wanted, classes: list[str]) -> str:
-    match = wanted.match or Match()
-    names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
-    sagas = None if wanted.saga_ids is None else list(wanted.saga_ids)
-    ids = None if wanted.snapshot_ids is None else list(wanted.snapshot_ids)
-    of_end = expression(match.outcome), attributes_expression(match.attributes)
-    done: str = await conn.execute(
-        _SQL["select_items"], restore_id, sagas, ids, *names, wanted.after, wanted.before, classes, *of_end
-    )
-    return done
+    given = [None if ids is None else list(ids) for ids in (wanted.saga_ids, wanted.snapshot_ids)]
+    names = expressions(wanted.match or Match())
+    span = wanted.after, wanted.before, classes
+    return str(await conn.execute(_SQL["select_items"], restore_id, *given, *names[:3], *span, *names[3:]))
 
 
 def _check(wanted: Wanted, retrieval: str, days: int) -> None:

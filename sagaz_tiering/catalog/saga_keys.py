@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.leases import Repository, of_row
+from sagaz_tiering.catalog.leases import Repository, columns, of_row
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.keys.master import KeyTotals, WrappedKey
@@ -36,14 +36,9 @@ class SagaKeys(Repository):
 
     async def add(self, keys: Sequence[WrappedKey], now: datetime) -> None:
         """Keep new keys, but for sagas that have got one meanwhile."""
-        columns = (
-            [key.key_id for key in keys],
-            [key.saga_id for key in keys],
-            [key.wrapped for key in keys],
-            [to_column(key.master_id) for key in keys],
-        )
+        rows = ((key.key_id, key.saga_id, key.wrapped, to_column(key.master_id)) for key in keys)
         async with self._db.transaction() as conn:
-            made = await conn.fetch(_SQL["add"], *columns, now)
+            made = await conn.fetch(_SQL["add"], *columns(4, rows), now)
             if made:
                 pairs = [[row["saga_id"], row["key_id"]] for row in made]
                 await note(conn, "keys_created", {"keys": pairs}, now)
@@ -78,13 +73,8 @@ class SagaKeys(Repository):
 
     async def rewrap(self, changes: Sequence[tuple[WrappedKey, WrappedKey]]) -> int:
         """(as read, new) wrappings; how many were still as read. What was destroyed meanwhile stays destroyed."""
-        return await self._db.execute(
-            _SQL["rewrap"],
-            [new.key_id for _, new in changes],
-            [old.wrapped for old, _ in changes],
-            [new.wrapped for _, new in changes],
-            [to_column(new.master_id) for _, new in changes],
-        )
+        rows = ((new.key_id, old.wrapped, new.wrapped, to_column(new.master_id)) for old, new in changes)
+        return await self._db.execute(_SQL["rewrap"], *columns(4, rows))
 
     async def page(self, after: UUID, limit: int) -> list[StoredKey]:
         """The next keys behind `after`, for a backup."""
@@ -95,8 +85,8 @@ class SagaKeys(Repository):
         """How many keys of a backup are not here, though no erasure destroyed them."""
         there = await self.by_id([one.key.key_id for one in stored])
         away = [one for one in stored if one.key.key_id not in there]
-        columns = [one.key.key_id for one in away], [one.key.saga_id for one in away], [one.created_at for one in away]
-        return len(away) - len(await self._db.fetch(_SQL["erased"], *columns))
+        rows = ((one.key.key_id, one.key.saga_id, one.created_at) for one in away)
+        return len(away) - len(await self._db.fetch(_SQL["erased"], *columns(3, rows)))
 
     async def restore(self, stored: Sequence[StoredKey]) -> int:
         """Keys from a backup; how many were missing. Those of sagas erased since they were made are left out."""

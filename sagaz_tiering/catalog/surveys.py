@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from sagaz_tiering.catalog.leases import Repository, of_row
+from sagaz_tiering.catalog.leases import Repository, columns, of_row
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
@@ -142,10 +142,6 @@ def _by_pack(rows: Sequence[Any]) -> dict[int, dict[str, int]]:
     return found
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> tuple[list[Any], ...]:
-    return tuple(list(column) for column in zip(*rows, strict=True)) or tuple([] for _ in range(count))
-
-
 def _ruled(row: Any, policies: PolicySet) -> tuple[Policy, str]:
     """The policy of snapshots with these names, and how their sagas end."""
     saga_name, step_name, status, end_status, attributes = (from_column(row[name]) for name in _NAMES)
@@ -159,17 +155,17 @@ def _ageing(row: Any, policy: Policy, outcome: str) -> tuple[Any, ...]:
     return (*(row[name] for name in _NAMES), outcome, retain, policy.clock.value)
 
 
-def _archived_rules(names: Sequence[Any], policies: PolicySet, in_force: PolicySet) -> tuple[list[Any], ...]:
+def _archived_rules(names: Sequence[Any], policies: PolicySet, in_force: PolicySet) -> list[list[Any]]:
     rows = []
     for row in names:
         policy, outcome = _ruled(row, policies)
         before, _ = _ruled(row, in_force)
         same = (policy.retain, policy.retention, policy.clock) == (before.retain, before.retention, before.clock)
         rows.append((*_ageing(row, policy, outcome), same))
-    return _columns(rows, 9)
+    return columns(9, rows)
 
 
-def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
+def _rules(names: Sequence[Any], policies: PolicySet) -> list[list[Any]]:
     rows = []
     for row in names:
         policy, outcome = _ruled(row, policies)
@@ -178,7 +174,7 @@ def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
         running = max(policy.running_at_most.total_seconds(), after or 0) if bounded else None
         counts = policy.is_for_ever, policy.asks_snapshot, policy.retention is Retention.LONGEST
         rows.append((*_ageing(row, policy, outcome), policy.name, after, running, *counts))
-    return _columns(rows, 14)
+    return columns(14, rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

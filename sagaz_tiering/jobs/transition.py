@@ -114,7 +114,7 @@ async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, P
     """The packs that could move: by the policy that packed them, or that rules them where there is none of its name."""
     rules, packs = list(plan(context.policies, context.now)), context.catalog.packs
     for rule in rules:
-        fetch = partial(packs.movable, rule.policy.name, rule.youngest_before, rule.settled, limit=_PAGE)
+        fetch = partial(packs.movable, [rule.policy.name], False, rule.youngest_before, rule.settled, limit=_PAGE)
         async for pack in _paged(context, fetch):
             yield rule, pack
     if not rules:
@@ -122,7 +122,7 @@ async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, P
     youngest = max(rule.youngest_before for rule in rules)
     settled = min((rule.settled for rule in rules), key=len)
     names = [policy.name for policy in (*context.policies.policies, UNMATCHED)]
-    async for pack in _paged(context, partial(packs.movable_of_others, names, youngest, settled, limit=_PAGE)):
+    async for pack in _paged(context, partial(packs.movable, names, True, youngest, settled, limit=_PAGE)):
         named = await packs.names(pack.pack_id, context.policies.ruling_attributes)
         ruling = {context.policies.policy_for(*each).name for each in named}
         if len(ruling) > 1:

@@ -87,14 +87,14 @@ SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome, attributes) A
 SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds WHERE saga_id IS NULL)
 
 -- name: matched
--- How many snapshots of which sagas regular expressions over the three names, and over outcome ($5) and attributes ($6) of
+-- How many snapshots of which sagas regular expressions over the three names, and over outcome ($4) and attributes ($5) of
 -- the sagas match (NULL: any), durable and archived.
 SELECT 'durable' AS tier, saga_id, count(*) AS snapshots FROM (
     SELECT d.saga_id FROM sagaz_tiering.saga_snapshots d
      WHERE ($1::text IS NULL OR d.saga_name ~ $1) AND ($2::text IS NULL OR d.step_name ~ $2)
        AND ($3::text IS NULL OR d.status ~ $3)
-       AND ($5::text IS NULL AND $6::text IS NULL OR sagaz_tiering.ends_so(d.saga_id, $5, $6))
-     LIMIT $4) AS durable
+       AND ($4::text IS NULL AND $5::text IS NULL OR sagaz_tiering.ends_so(d.saga_id, $4, $5))
+     LIMIT $6) AS durable
  GROUP BY saga_id
 UNION ALL
 SELECT 'archived', saga_id, count(*) FROM (
@@ -103,9 +103,9 @@ SELECT 'archived', saga_id, count(*) FROM (
       JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
      WHERE ($1::text IS NULL OR t.saga_name ~ $1) AND ($2::text IS NULL OR t.step_name ~ $2)
        AND ($3::text IS NULL OR t.status ~ $3)
-       AND ($5::text IS NULL AND $6::text IS NULL OR sagaz_tiering.ends_so(f.saga_id, $5, $6))
+       AND ($4::text IS NULL AND $5::text IS NULL OR sagaz_tiering.ends_so(f.saga_id, $4, $5))
        AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
-     LIMIT $4) AS archived
+     LIMIT $6) AS archived
  GROUP BY saga_id
 
 -- name: known

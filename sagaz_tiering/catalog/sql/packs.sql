@@ -41,18 +41,12 @@ SELECT * FROM sagaz_tiering.packs WHERE state = 'ACTIVE' AND evicted_at IS NULL 
 UPDATE sagaz_tiering.packs SET evicted_at = $2 WHERE pack_id = $1 AND state = 'ACTIVE'
 
 -- name: movable
--- Active packs of a policy whose youngest snapshot is old enough, not yet in the wanted class or a colder one.
+-- Active packs of these policies ($2: of none of them) whose youngest snapshot is old enough, not yet in the wanted class or
+-- a colder one.
 SELECT * FROM sagaz_tiering.packs
- WHERE state = 'ACTIVE' AND live_count > 0 AND policy = $1 AND max_clock_at <= $2
-   AND NOT storage_class = ANY($3::text[]) AND pack_id > $4
- ORDER BY pack_id LIMIT $5
-
--- name: movable_of_others
--- Active packs of none of these policies, in none of these classes.
-SELECT * FROM sagaz_tiering.packs
- WHERE state = 'ACTIVE' AND live_count > 0 AND NOT policy = ANY($1::text[]) AND max_clock_at <= $2
-   AND NOT storage_class = ANY($3::text[]) AND pack_id > $4
- ORDER BY pack_id LIMIT $5
+ WHERE state = 'ACTIVE' AND live_count > 0 AND (policy = ANY($1::text[])) <> $2::boolean AND max_clock_at <= $3
+   AND NOT storage_class = ANY($4::text[]) AND pack_id > $5
+ ORDER BY pack_id LIMIT $6
 
 -- name: names
 -- What policies look at, of all that lives in a pack; of attributes those named $2.

@@ -1,7 +1,7 @@
 -- name: save
 INSERT INTO sagaz_tiering.saga_replay_log
-    (replay_id, original_saga_id, new_saga_id, checkpoint_step, context_override, context_encoding, initiated_by,
-     replay_status, error_message, created_at, completed_at)
+    (replay_id, original_saga_id, new_saga_id, checkpoint_step, context_override, initiated_by, replay_status,
+     error_message, created_at, completed_at, context_encoding)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (replay_id) DO UPDATE
    SET original_saga_id = excluded.original_saga_id, new_saga_id = excluded.new_saga_id,

@@ -24,7 +24,7 @@ UPDATE sagaz_tiering.packs SET scrubbed_at = $2 WHERE pack_id = $1
 UPDATE sagaz_tiering.packs SET storage_class = $2, class_since = $3 WHERE pack_id = $1
 
 -- name: frames
-SELECT frame_no, saga_id, byte_offset, byte_length, key_id, digest FROM sagaz_tiering.frames
+SELECT frame_no, saga_id, byte_offset, byte_length, key_id, uuid_send(digest) AS digest FROM sagaz_tiering.frames
  WHERE pack_id = $1 ORDER BY frame_no
 
 -- name: set_footer_digest
@@ -33,8 +33,8 @@ UPDATE sagaz_tiering.packs SET footer_digest = $2 WHERE pack_id = $1
 -- name: set_frames
 UPDATE sagaz_tiering.frames f
    SET saga_id = v.saga_id, byte_offset = v.byte_offset, byte_length = v.byte_length, key_id = v.key_id,
-       digest = v.digest
-  FROM unnest($2::integer[], $3::uuid[], $4::integer[], $5::integer[], $6::uuid[], $7::uuid[])
+       digest = encode(v.digest, 'hex')::uuid
+  FROM unnest($2::integer[], $3::uuid[], $4::integer[], $5::integer[], $6::uuid[], $7::bytea[])
        AS v (frame_no, saga_id, byte_offset, byte_length, key_id, digest)
  WHERE f.pack_id = $1 AND f.frame_no = v.frame_no
 

@@ -10,16 +10,19 @@ surrogates; both are written as escapes, and so is the backslash that marks them
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 
 from sagaz_tiering.attributes import escape, unescaped
 from sagaz_tiering.config.patterns import UNWRITABLE
 from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.snapshot import as_utc
 
 _MARK = "-- name: "
 _NAMES: dict[str, str] = {}
@@ -60,16 +63,12 @@ def to_column(text: str) -> str:
 
 
 def recordset(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """`json_rows` of rows without their names, which are these."""
-    return json_rows([dict(zip(names, row, strict=False)) for row in rows])
-
-
-def json_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows for `json_to_recordset`, by column names: the driver takes three times as long for arrays of columns.
 
-    Texts as of `to_column`; UUIDs, aware times, numbers and None as they are; no bytes.
+    Texts as of `to_column`; UUIDs, aware times, numbers and None as they are; no bytes. Values without a name are left
+    out.
     """
-    return orjson.dumps(rows, default=str).decode()
+    return orjson.dumps([dict(zip(names, row, strict=False)) for row in rows], default=str).decode()
 
 
 def checked_text(text: str, name: str) -> str:
@@ -80,6 +79,32 @@ def checked_text(text: str, name: str) -> str:
             hint="write it in UTF-8 and without NUL: other bytes of a command line reach a program as lone surrogates",
         )
     return text
+
+
+def replay_row(record: Mapping[str, Any], override: Any) -> tuple[Any, ...]:
+    """The columns of a replay log that everybody has, of `replay_record`, with the context override as it is stored."""
+    error, completed = record["error_message"], record["completed_at"]
+    return (
+        *(UUID(record[name]) for name in ("replay_id", "original_saga_id", "new_saga_id")),
+        *(to_column(record["checkpoint_step"]), override, to_column(record["initiated_by"]), record["replay_status"]),
+        *(None if error is None else to_column(error), datetime.fromisoformat(record["created_at"])),
+        None if completed is None else datetime.fromisoformat(completed),
+    )
+
+
+def replay_of_row(row: Any, override: Any, text: Callable[[str], str] = unescaped) -> dict[str, Any]:
+    """The record, in the shape of `ReplayResult.to_dict`; `text` reads its columns. Raises InvalidSnapshot."""
+    error, completed = row["error_message"], row["completed_at"]
+    return {
+        **{name: str(row[name]) for name in ("replay_id", "original_saga_id", "new_saga_id")},
+        "checkpoint_step": text(row["checkpoint_step"]),
+        "replay_status": row["replay_status"],
+        "initiated_by": text(row["initiated_by"]),
+        "context_override": override,
+        "error_message": None if error is None else text(error),
+        "created_at": as_utc(row["created_at"], "created_at").isoformat(),
+        "completed_at": None if completed is None else as_utc(completed, "completed_at").isoformat(),
+    }
 
 
 def from_column(text: str) -> str:

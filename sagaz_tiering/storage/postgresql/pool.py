@@ -170,37 +170,28 @@ class Table:
     parts: frozenset[str]
 
 
+def _columns(text: str) -> dict[str, str]:
+    """`name type, …` by name."""
+    return dict(column.split(" ", 1) for column in text.split(", "))
+
+
 TABLES: Final = {
     "saga_snapshots": Table(
-        columns={
-            "snapshot_id": "uuid",
-            "saga_id": "uuid",
-            "saga_name": "character varying",
-            "step_name": "character varying",
-            "step_index": "integer",
-            "status": "character varying",
-            "context": "jsonb",
-            "completed_steps": "jsonb",
-            "created_at": "timestamp with time zone",
-            "retention_until": "timestamp with time zone",
-        },
+        columns=_columns(
+            "snapshot_id uuid, saga_id uuid, saga_name character varying, step_name character varying, "
+            "step_index integer, status character varying, context jsonb, completed_steps jsonb, "
+            "created_at timestamp with time zone, retention_until timestamp with time zone"
+        ),
         key="PRIMARY KEY (snapshot_id)",
         added=frozenset({"external_refs jsonb", "body bytea"}),
         parts=frozenset({"idx_saga_snapshots_order", "idx_saga_snapshots_retention", "saga_snapshots_edited"}),
     ),
     "saga_replay_log": Table(
-        columns={
-            "replay_id": "uuid",
-            "original_saga_id": "uuid",
-            "new_saga_id": "uuid",
-            "checkpoint_step": "character varying",
-            "context_override": "jsonb",
-            "initiated_by": "character varying",
-            "replay_status": "character varying",
-            "error_message": "text",
-            "created_at": "timestamp with time zone",
-            "completed_at": "timestamp with time zone",
-        },
+        columns=_columns(
+            "replay_id uuid, original_saga_id uuid, new_saga_id uuid, checkpoint_step character varying, "
+            "context_override jsonb, initiated_by character varying, replay_status character varying, "
+            "error_message text, created_at timestamp with time zone, completed_at timestamp with time zone"
+        ),
         key="PRIMARY KEY (replay_id)",
         added=frozenset({"body bytea"}),
         parts=frozenset({"idx_replay_log_order", "saga_replay_log_edited"}),

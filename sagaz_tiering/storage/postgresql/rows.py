@@ -27,7 +27,7 @@ from sagaz_tiering.codec.threaded import LARGE_BYTES, is_large
 from sagaz_tiering.codec.typed_json import Encoding, dumps, loads, stored_object
 from sagaz_tiering.codec.unsupported import Texts
 from sagaz_tiering.codec.value import MAX_SNAPSHOT_BYTES, decode, encode, from_value, to_value
-from sagaz_tiering.drivers.postgresql.queries import from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, replay_of_row, replay_row, to_column
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
 from sagaz_tiering.snapshot import SagaSnapshot, as_utc
 from sagaz_tiering.storage.answers import check_answer
@@ -125,42 +125,18 @@ def _jsonb_of(row: Row) -> dict[str, Any]:
 
 def replay_row_of(record: dict[str, Any]) -> tuple[Any, ...]:
     """The arguments of the query `save_replay` (of `replay_record`). Raises InvalidSnapshot, NotSerializable."""
-    error, completed, override = record["error_message"], record["completed_at"], record["context_override"]
+    error, override = record["error_message"], record["context_override"]
     for name in ("checkpoint_step", "initiated_by", "error_message"):
         if type(record[name]) is not str and not (name == "error_message" and error is None):
             raise InvalidSnapshot(f"{name} must be a str, not {type(record[name]).__name__}")
     encoding, exact = typed_json.dumps(override, path="context_override")
-    return (
-        UUID(record["replay_id"]),
-        UUID(record["original_saga_id"]),
-        UUID(record["new_saga_id"]),
-        to_column(record["checkpoint_step"]),
-        None if override is None else queryable_value(override),
-        to_column(record["initiated_by"]),
-        record["replay_status"],
-        None if error is None else to_column(error),
-        datetime.fromisoformat(record["created_at"]),
-        None if completed is None else datetime.fromisoformat(completed),
-        bytes([encoding]) + exact,
-    )
+    return (*replay_row(record, None if override is None else queryable_value(override)), bytes([encoding]) + exact)
 
 
 def replay_of(row: Row) -> dict[str, Any]:
     """The record in a row, in the shape of `ReplayResult.to_dict`. Raises CorruptRecord."""
-    text, error, completed = _texts(row), row["error_message"], row["completed_at"]
     try:
-        return {
-            "replay_id": str(row["replay_id"]),
-            "original_saga_id": str(row["original_saga_id"]),
-            "new_saga_id": str(row["new_saga_id"]),
-            "checkpoint_step": text(row["checkpoint_step"]),
-            "replay_status": row["replay_status"],
-            "initiated_by": text(row["initiated_by"]),
-            "context_override": _override(row),
-            "error_message": None if error is None else text(error),
-            "created_at": as_utc(row["created_at"], "created_at").isoformat(),
-            "completed_at": None if completed is None else as_utc(completed, "completed_at").isoformat(),
-        }
+        return replay_of_row(row, _override(row), _texts(row))
     except (InvalidSnapshot, ValueError, RecursionError, CorruptRecord) as exc:
         raise CorruptRecord(f"replay {row['replay_id']}: {exc}") from exc
 
