@@ -14,7 +14,7 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.drivers.postgresql.pool import affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.errors import LeaseLost
-from sagaz_tiering.packs.entries import FrameEntry
+from sagaz_tiering.packs.entries import Frames
 
 _SQL = load(__package__, "compaction")
 _PACKS = load(__package__, "packs")
@@ -56,16 +56,9 @@ class Compaction(Repository):
         return found
 
     async def replace(
-        self,
-        new_id: int,
-        old: Sequence[Pack],
-        frames: Sequence[FrameEntry],
-        lease: Lease,
-        *,
-        now: datetime,
-        delete_after: datetime,
+        self, new_id: int, old: Sequence[Pack], frames: Frames, lease: Lease, *, now: datetime, until: datetime
     ) -> int:
-        """The new pack takes the places of the old ones, which retire; how many snapshots moved.
+        """The new pack takes the places of the old ones, which retire, with their bytes until then; how many moved.
 
         Raises LeaseLost (nothing changed) where the lease is gone, a saga in it was erased meanwhile, or an old pack
         holds something that the new one lacks.
@@ -90,5 +83,5 @@ class Compaction(Repository):
                 raise LeaseLost(f"pack {new_id} was given up before its upload ended; nothing was changed")
             await conn.execute(_SQL["next_expiry"], new_id)
             await conn.execute(_PACKS["evicted"], new_id, now)
-            await conn.execute(_SQL["retire_old"], list(old_ids), now, delete_after)
+            await conn.execute(_SQL["retire_old"], list(old_ids), now, until)
         return moved

@@ -101,15 +101,11 @@ class ErasureReceipt:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         left = self.was_in_postgresql
+        removed = {"hot": self.hot, "durable": self.durable, "archived": self.archived, "replay_logs": self.replays}
         apart = ("hot", "durable", "archived", "replays", "hot_done_at", "vacuumed_at", "vacuum_refused", "packs")
         return {
             **document(self, "found_nothing", "complete", without=apart),
-            "removed": {
-                "hot": self.hot,
-                "durable": self.durable,
-                "archived": self.archived,
-                "replay_logs": self.replays,
-            },
+            "removed": removed,
             "postgresql": {
                 "had_bodies": left,
                 "vacuumed_at": plain(self.vacuumed_at),

@@ -30,14 +30,10 @@ from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "find")
-_ALL: Final = {
-    "by_place": "all_by_place",
-    "by_names": "all_by_names",
-    "by_statuses": "all_by_statuses",
-    "by_holds": "all_by_holds",
-    "by_keys": "all_by_keys",
-}
-PAGES: Final = {name: joined(__package__, "find", name, "found") for name in _ALL}
+_ROUTES: Final = ("by_place", "by_names", "by_statuses", "by_holds", "by_keys")
+_COUNTED: Final = ("all_by_place", "all_by_names", "all_by_statuses", "all_by_holds", "all_by_keys")
+_COUNTS: Final = dict(zip(_ROUTES, _COUNTED, strict=True))
+PAGES: Final = {name: joined(__package__, "find", name, "found") for name in _ROUTES}
 """The ways to a page of sagas."""
 
 PLACE_BITS: Final = 11
@@ -222,7 +218,7 @@ class Find(Repository):
     async def estimate(self, question: Question, route: Route) -> int:
         """How many sagas a question may mean by name, time or rarest attribute, as PostgreSQL's statistics tell."""
         arguments = route.arguments[:1] if route.name == "by_keys" else route.arguments
-        plan = await self._db.fetchval(_SQL[_ALL[route.name]], question.top.place, question.first_place, *arguments)
+        plan = await self._db.fetchval(_SQL[_COUNTS[route.name]], question.top.place, question.first_place, *arguments)
         return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
 
     async def drop_unused_names(self, now: datetime) -> None:
@@ -306,14 +302,6 @@ def _present(row: Any) -> Present:
         body_crc=0,
         attributes=from_column(row["of_attributes"] or ""),
     )
-    return Present(
-        snapshots=row["snapshots"],
-        meta=meta,
-        recorded_us=micros(row["expires_at"]),
-        is_own_date_known=row["is_own_date_known"],
-        in_redis=row["in_redis"],
-        storage_class=row["storage_class"],
-        dated=None if row["dated_by"] is None else (row["dated_by"], row["policy"]),
-        held=row["held"],
-        pack=None if row["bucket"] is None else of_row(PackGroup, row),
-    )
+    dated = None if row["dated_by"] is None else (row["dated_by"], row["policy"])
+    pack = None if row["bucket"] is None else of_row(PackGroup, row)
+    return of_row(Present, row, meta=meta, recorded_us=micros(row["expires_at"]), dated=dated, pack=pack)

@@ -7,7 +7,8 @@ the driver packs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from struct import Struct
 from typing import Final
@@ -25,7 +26,7 @@ from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
 from sagaz_tiering.packs.attributes import united
-from sagaz_tiering.packs.entries import FrameEntry
+from sagaz_tiering.packs.entries import FrameEntry, Frames
 from sagaz_tiering.packs.frame import frame_digest
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -50,6 +51,7 @@ class AlreadyPacked(SagazTieringError):
 
 
 _Step = tuple[str, str, int, str]
+_Steps = Mapping[_Step, int]
 
 
 def step_of(meta: SnapshotMeta) -> _Step:
@@ -64,7 +66,7 @@ def step_digest(step: _Step) -> bytes:
     return hashlib.blake2b(packed, digest_size=16).digest()
 
 
-async def steps_of(db: Database, frames: Sequence[FrameEntry]) -> dict[_Step, int]:
+async def steps_of(db: Database, frames: Frames) -> _Steps:
     """Ids in `steps`, the table of the distinct (saga name, step name, step index, status); made where missing.
 
     Asked anew each time: ids that were remembered would be wrong after the database was restored from a dump.
@@ -76,7 +78,7 @@ async def steps_of(db: Database, frames: Sequence[FrameEntry]) -> dict[_Step, in
     return {named[row["digest"]]: row["step_id"] for row in await db.fetch(_SQL["step_ids"], list(named))}
 
 
-async def dead_among(conn: Connection, frames: Sequence[FrameEntry], pack_id: int) -> set[UUID]:
+async def dead_among(conn: Connection, frames: Frames, pack_id: int) -> set[UUID]:
     """Of the snapshots in a pack, those that were deleted since they were saved; erasures learn of their bytes."""
     if not await conn.fetchval(_SQL["any_tombstones"]):
         return set()
@@ -87,7 +89,7 @@ async def dead_among(conn: Connection, frames: Sequence[FrameEntry], pack_id: in
     return dead
 
 
-async def _note_late_frames(conn: Connection, frames: Sequence[FrameEntry], dead: set[UUID], pack_id: int) -> None:
+async def _note_late_frames(conn: Connection, frames: Frames, dead: set[UUID], pack_id: int) -> None:
     """Frames with bytes of what was deleted on the way; those whose key was destroyed with it hold nothing readable."""
     late: dict[int, int] = {}
     for number, frame in enumerate(frames):
@@ -104,7 +106,7 @@ async def _note_late_frames(conn: Connection, frames: Sequence[FrameEntry], dead
         await note_late_pack(conn, {saga_id: from_micros(us) for saga_id, us in oldest.items()}, pack_id)
 
 
-async def check_keys(conn: Connection, frames: Sequence[FrameEntry], left_out: Collection[UUID]) -> None:
+async def check_keys(conn: Connection, frames: Frames, left_out: Collection[UUID]) -> None:
     """An erasure that came between took the key; what was saved after it must be encrypted with a new one."""
     needed = {
         frame.key_uuid
@@ -115,28 +117,14 @@ async def check_keys(conn: Connection, frames: Sequence[FrameEntry], left_out: C
         raise LeaseLost("a saga was erased and saved again while it was packed; nothing was published, repeat the job")
 
 
-async def insert_frames(
-    conn: Connection, pack_id: int, frames: Sequence[FrameEntry], left_out: Collection[UUID] = ()
-) -> None:
+async def insert_frames(conn: Connection, pack_id: int, frames: Frames, left_out: Collection[UUID] = ()) -> None:
     """Rows for the frames of a pack, numbered in order, with the attributes of the snapshots that are not left out."""
-    await conn.copy_records_to_table(
-        "frames",
-        schema_name="sagaz_tiering",
-        columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id", "digest", "attributes"),
-        records=[
-            (
-                f.saga_id,
-                pack_id,
-                number,
-                f.offset,
-                f.length,
-                f.key_uuid,
-                UUID(bytes=frame_digest(f)),
-                _attributes(f, left_out),
-            )
-            for number, f in enumerate(frames)
-        ],
-    )
+    names = ("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id", "digest", "attributes")
+    rows = []
+    for number, f in enumerate(frames):
+        digest = UUID(bytes=frame_digest(f))
+        rows.append((f.saga_id, pack_id, number, f.offset, f.length, f.key_uuid, digest, _attributes(f, left_out)))
+    await conn.copy_records_to_table("frames", schema_name="sagaz_tiering", columns=names, records=rows)
 
 
 def _attributes(frame: FrameEntry, left_out: Collection[UUID]) -> str | None:
@@ -145,22 +133,17 @@ def _attributes(frame: FrameEntry, left_out: Collection[UUID]) -> str | None:
 
 
 async def insert_places(
-    conn: Connection,
-    pack_id: int,
-    frames: Sequence[FrameEntry],
-    steps: Mapping[_Step, int],
-    left_out: Collection[UUID],
-    *,
-    replace: bool,
+    conn: Connection, pack_id: int, frames: Frames, steps: _Steps, left_out: Collection[UUID], *, replace: bool
 ) -> int:
     """Rows for a pack's frames and snapshots; how many snapshots.
 
     Those that have a place in another pack: with `replace` it is given up, else AlreadyPacked is raised.
     """
     await insert_frames(conn, pack_id, frames, left_out)
+    rows = partial(_packed_places, pack_id, frames, steps, left_out)
     try:
         async with conn.transaction():
-            return await _copy_places(conn, pack_id, frames, steps, left_out)
+            return await _copy_places(conn, rows())
     except asyncpg.UniqueViolationError as exc:
         ids = list({meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots}.difference(left_out))
         if not replace:
@@ -168,40 +151,26 @@ async def insert_places(
             raise AlreadyPacked(f"{len(taken)} snapshots of pack {pack_id} are in other packs", taken) from exc
         await lock_rows(conn, ids)  # of which the nearer ones are dropped later on
         await conn.execute(_SQL["drop_superseded"], ids)
-        return await _copy_places(conn, pack_id, frames, steps, left_out)
+        return await _copy_places(conn, rows())
 
 
-async def _copy_places(
-    conn: Connection,
-    pack_id: int,
-    frames: Sequence[FrameEntry],
-    steps: Mapping[_Step, int],
-    left_out: Collection[UUID],
-) -> int:
+async def _copy_places(conn: Connection, rows: Iterator[bytes]) -> int:
     count = 0
 
     async def pieces() -> AsyncIterator[bytes]:
         nonlocal count
         yield _COPY_BEGIN
-        rows = _packed_places(pack_id, frames, steps, left_out)
         while piece := list(islice(rows, _ROWS_AT_ONCE)):
             count += len(piece)
             yield b"".join(piece)
         yield _COPY_END
 
-    await conn.copy_to_table(
-        "snapshots",
-        schema_name="sagaz_tiering",
-        columns=("created_at", "expires_at", "pack_id", "frame_no", "step_id", "snapshot_id"),
-        source=pieces(),
-        format="binary",
-    )
+    names = ("created_at", "expires_at", "pack_id", "frame_no", "step_id", "snapshot_id")
+    await conn.copy_to_table("snapshots", schema_name="sagaz_tiering", columns=names, source=pieces(), format="binary")
     return count
 
 
-def _packed_places(
-    pack_id: int, frames: Sequence[FrameEntry], steps: Mapping[_Step, int], left_out: Collection[UUID]
-) -> Iterator[bytes]:
+def _packed_places(pack_id: int, frames: Frames, steps: _Steps, left_out: Collection[UUID]) -> Iterator[bytes]:
     for number, frame in enumerate(frames):
         for meta, expires, _ in frame.snapshots:
             if left_out and meta.snapshot_id in left_out:

@@ -6,7 +6,7 @@ changed something in the console.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -59,17 +59,11 @@ class History(Repository):
         await self._db.execute(_SQL["started"], job, now)
 
     async def finished(
-        self,
-        job: str,
-        now: datetime,
-        *,
-        error: str | None = None,
-        stopped: str | None = None,
-        summary: Mapping[str, Any],
+        self, job: str, now: datetime, *, error: str | None = None, stopped: str | None = None, summary: dict[str, Any]
     ) -> None:
         """The run ended: well, by an `error`, or `stopped` before its end."""
         texts = (None if text is None else to_column(text) for text in (error, stopped))
-        await self._db.execute(_SQL["finished"], job, now, *texts, orjson.dumps(dict(summary)).decode())
+        await self._db.execute(_SQL["finished"], job, now, *texts, orjson.dumps(summary).decode())
 
     async def last_runs(self) -> list[JobRun]:
         """The last run of every job that ever ran, by name."""

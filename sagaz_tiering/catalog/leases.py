@@ -95,7 +95,7 @@ def of_row(kind: type[T], row: Any, *texts: str, **others: Any) -> T:
     """The value of a row; `texts`: columns that `to_column` made (or NULL), `others`: fields that no column has."""
     values = {name: row[name] for name in _names_of(kind) if name not in others and name in row} | others
     values |= {name: from_column(values[name]) for name in texts if values[name] is not None}
-    if "storage_class" in values:
+    if values.get("storage_class") is not None:
         values["storage_class"] = StorageClass(values["storage_class"])
     return kind(**values)
 

@@ -111,13 +111,7 @@ class Locations(Repository):
         return (await self._found(await self._db.fetch(_SQL["find"], snapshot_id)))[0]
 
     async def find_of_saga(
-        self,
-        saga_id: UUID,
-        *,
-        not_after: datetime | None = None,
-        step_name: str | None = None,
-        limit: int,
-        with_values: bool,
+        self, saga_id: UUID, *, not_after: datetime | None, step_name: str | None, limit: int, with_values: bool
     ) -> tuple[list[SnapshotLocation], SagaEnd | None]:
         """Copies of a saga's snapshots, newest first, at most `limit` durable and `limit` archived ones; where it ends.
 
@@ -132,17 +126,13 @@ class Locations(Repository):
     ) -> tuple[list[SnapshotLocation], SagaEnd | None]:
         """The locations that rows name, with where their sagas end; that of `saga_id` also without a row."""
         if rows and not rows[0]["filled"]:
-            ids = {row["saga_id"] for row in rows if row["saga_id"] is not None} | ({saga_id} if saga_id else set())
-            ends = {row["saga_id"]: end_of(row) for row in await self._db.fetch(_ENDS, list(ids))}
-            found = [_located(row, ends.get(row["saga_id"])) for row in rows if row["snapshot_id"] is not None]
-            return found, None if saga_id is None else ends.get(saga_id)
-        end = None if not rows or rows[0]["ended_at"] is None else end_of(rows[0], *_END)
-        found = []
-        for row in rows:
-            if row["snapshot_id"] is not None:
-                own = end if saga_id is not None or row["ended_at"] is None else end_of(row, *_END)
-                found.append(_located(row, own))
-        return found, end
+            ids = {row["saga_id"] for row in rows} | {saga_id}
+            ends = {row["saga_id"]: end_of(row) for row in await self._db.fetch(_ENDS, list(ids - {None}))}
+        else:
+            ended = [row for row in (rows if saga_id is None else rows[:1]) if row["ended_at"] is not None]
+            ends = {saga_id or row["saga_id"]: end_of(row, *_END) for row in ended}
+        found = [_located(row, ends.get(row["saga_id"])) for row in rows if row["snapshot_id"] is not None]
+        return found, ends.get(saga_id)
 
     async def saga_ids(self, after: UUID | None, limit: int) -> list[UUID]:
         """The next sagas behind `after` that PostgreSQL knows a snapshot of, expired or not, ascending."""

@@ -23,7 +23,7 @@ from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.errors import LeaseLost
-from sagaz_tiering.packs.entries import AttributedPack, FrameEntry, PublishedPack
+from sagaz_tiering.packs.entries import AttributedPack, Frames, PublishedPack
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
@@ -62,6 +62,9 @@ class Pack(AttributedPack):
     class_since: datetime
 
 
+_Dates = Mapping[UUID, int | None]
+
+
 class PackLife(Enum):
     """How a pack stands after a batch of its snapshots has expired."""
 
@@ -95,13 +98,7 @@ class Packs(Repository):
             return int(await conn.fetchval(_SQL["start"], *astuple(pack), lease.name, lease.epoch, now))
 
     async def activate(
-        self,
-        pack_id: int,
-        frames: Sequence[FrameEntry],
-        lease: Lease,
-        now: datetime,
-        *,
-        elsewhere: Collection[UUID] | None = None,
+        self, pack_id: int, frames: Frames, lease: Lease, now: datetime, *, elsewhere: Collection[UUID] | None = None
     ) -> int:
         """Publish an uploaded pack: its snapshots are there from this commit on, and their durable rows go.
 
@@ -126,7 +123,7 @@ class Packs(Repository):
             await note_archived(conn, _published(frames, left_out))  # last, since saves lock sagas after snapshots
         return published
 
-    async def _check_replaced(self, conn: Connection, frames: Sequence[FrameEntry], left_out: set[UUID]) -> None:
+    async def _check_replaced(self, conn: Connection, frames: Frames, left_out: set[UUID]) -> None:
         await hold_still(conn)
         ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]
         if await self._holds.frozen_in_packs([one for one in ids if one not in left_out], conn):
@@ -142,7 +139,7 @@ class Packs(Repository):
         """Of these packs, the ones that have a row."""
         return {row["pack_uuid"] for row in await self._db.fetch(_SQL["known"], list(pack_uuids))}
 
-    async def enter(self, pack: NewPack, frames: Sequence[FrameEntry], lease: Lease, now: datetime) -> int:
+    async def enter(self, pack: NewPack, frames: Frames, lease: Lease, now: datetime) -> int:
         """A pack that is in the bucket already becomes `ACTIVE` with these snapshots; how many. One transaction.
 
         Durable rows that are not newer go. What the catalog knows of an upload of it is forgotten.
@@ -261,21 +258,14 @@ class Packs(Repository):
         return await self._packs("outdated", retention_revision, after, limit)
 
     async def recompute_expiry(
-        self,
-        pack_id: int,
-        expiries: Sequence[tuple[UUID, int | None]],
-        retention_revision: str,
-        lease: Lease,
-        *,
-        kept_us: Mapping[UUID, int | None],
+        self, pack_id: int, expiries: _Dates, retention_revision: str, lease: Lease, *, kept_us: _Dates
     ) -> None:
         """Set new expiry dates for a pack's snapshots, and until when their sagas are kept by that.
 
         Sagas of which other packs have something are decided anew, so that all of each agrees.
         """
         async with fenced(self._db, lease) as conn:
-            ids = [snapshot_id for snapshot_id, _ in expiries]
-            await conn.execute(_SQL["recompute_expiry"], pack_id, ids, [moment(us) for _, us in expiries])
+            await conn.execute(_SQL["recompute_expiry"], pack_id, list(expiries), list(map(moment, expiries.values())))
             await conn.execute(_SQL["recomputed"], pack_id, retention_revision)
             await promise_anew(conn, pack_id, kept_us)
 
@@ -309,14 +299,14 @@ class Packs(Repository):
         return [of_row(Pack, row) for row in await self._db.fetch(_SQL[query], *args)]
 
 
-def _published(frames: Sequence[FrameEntry], left_out: Collection[UUID]) -> Iterator[tuple[SnapshotMeta, int | None]]:
+def _published(frames: Frames, left_out: Collection[UUID]) -> Iterator[tuple[SnapshotMeta, int | None]]:
     for frame in frames:
         for meta, expires_us, _ in frame.snapshots:
             if meta.snapshot_id not in left_out:
                 yield meta, expires_us
 
 
-async def _drop_nearer(conn: Connection, frames: Sequence[FrameEntry]) -> None:
+async def _drop_nearer(conn: Connection, frames: Frames) -> None:
     """Durable rows, and notes of hot saves, of what is in a pack now, in that version or an older one."""
     metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
     ids, saved = versions(metas)

@@ -116,14 +116,11 @@ class Reindexed(Repository):
 
     async def packs(self, revision: str, after: int, limit: int) -> list[PackWork]:
         """Active packs that were not looked into by these definitions, by id after an id."""
-        return [
-            PackWork(
-                pack=of_row(Pack, row),
-                saga_names=list(map(from_column, row["saga_names"])),
-                has_attributes=row["has_attributes"],
-            )
-            for row in await self._db.fetch(_SQL["packs"], revision, after, limit)
-        ]
+        found = []
+        for row in await self._db.fetch(_SQL["packs"], revision, after, limit):
+            names = list(map(from_column, row["saga_names"]))
+            found.append(of_row(PackWork, row, pack=of_row(Pack, row), saga_names=names))
+        return found
 
     async def set_pack(
         self, pack: Pack, revision: str, texts: Mapping[int, str], digest: bytes | None, lease: Lease

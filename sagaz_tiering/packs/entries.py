@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
@@ -11,6 +12,9 @@ from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
+
+KeysById = Mapping[bytes, FrameKey]
+DictionariesById = Mapping[bytes, Dictionary]
 
 
 class PackedSnapshot(NamedTuple):
@@ -47,6 +51,9 @@ class FrameEntry:
     def key_uuid(self) -> UUID | None:
         """The id of its key as a catalog has it."""
         return None if self.key_id is None else UUID(bytes=self.key_id)
+
+
+Frames = Sequence[FrameEntry]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

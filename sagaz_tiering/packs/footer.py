@@ -20,27 +20,10 @@ from uuid import UUID
 from sagaz_tiering.codec.value import MAX_NAME_BYTES, MAX_US, MIN_US, text_bytes
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
 from sagaz_tiering.keys.frame_key import ADDED_BYTES
+from sagaz_tiering.packs import wire
 from sagaz_tiering.packs.attributes import MOST_BYTES, read_text, text_of
 from sagaz_tiering.packs.entries import Footer, FrameEntry, PackedSnapshot
-from sagaz_tiering.packs.frame import (
-    CODEC_ZSTD,
-    FLAG_DICTIONARY,
-    FLAG_KEY,
-    KEY_ID_BYTES,
-    MAX_FRAME_RAW_BYTES,
-    MIN_FRAME_BYTES,
-)
-from sagaz_tiering.packs.wire import (
-    MAX_EXPIRY_US,
-    MIN_META_BYTES,
-    Cursor,
-    MetaBlock,
-    StringTable,
-    column,
-    packed_metas,
-    packed_times,
-    read_times,
-)
+from sagaz_tiering.packs.frame import MAX_FRAME_RAW_BYTES, MIN_FRAME_BYTES
 
 VERSION: Final = 1
 VERSION_WITH_SECTIONS: Final = 2
@@ -53,7 +36,7 @@ _SECTION: Final = struct.Struct(">HI")
 _FRAME_BYTES: Final = 16 + 4 + 8 + 4 + 4 + 16 + 1 + 1 + 4
 _ROWS: Final = 1024
 _MOST_OF_ONE: Final = (
-    (_FRAME_BYTES + DICTIONARY_ID_BYTES + KEY_ID_BYTES + MIN_META_BYTES + 8)
+    (_FRAME_BYTES + DICTIONARY_ID_BYTES + wire.KEY_ID_BYTES + wire.MIN_META_BYTES + 8)
     + 3 * (4 + MAX_NAME_BYTES)
     + (4 + MOST_BYTES + ADDED_BYTES)
 )
@@ -66,31 +49,31 @@ def footer_content(footer: Footer) -> bytes:
     frames = footer.frames
     snapshots = [snapshot for frame in frames for snapshot in frame.snapshots]
     metas = [snapshot.meta for snapshot in snapshots]
-    strings = StringTable()
-    names = column("I", [strings.index(frame.saga_name) for frame in frames])
-    block = packed_metas(metas, (snapshot.encoding for snapshot in snapshots), strings)
+    strings = wire.StringTable()
+    names = wire.column("I", [strings.index(frame.saga_name) for frame in frames])
+    block = wire.packed_metas(metas, (snapshot.encoding for snapshot in snapshots), strings)
     return b"".join(
         (
             footer.pack_id.bytes,
             footer.catalog_id.bytes,
-            column("q", [footer.created_us]),
+            wire.column("q", [footer.created_us]),
             strings.packed(),
-            column("I", [len(footer.dictionaries)]),
+            wire.column("I", [len(footer.dictionaries)]),
             *footer.dictionaries,
-            column("I", [len(frames)]),
+            wire.column("I", [len(frames)]),
             *(frame.saga_id.bytes for frame in frames),
             names,
-            column("Q", [frame.offset for frame in frames]),
-            column("I", [frame.length for frame in frames]),
-            column("I", [frame.raw_length for frame in frames]),
+            wire.column("Q", [frame.offset for frame in frames]),
+            wire.column("I", [frame.length for frame in frames]),
+            wire.column("I", [frame.raw_length for frame in frames]),
             *(frame.checksum for frame in frames),
             bytes(frame.codec for frame in frames),
-            bytes(map(_flags, frames)),
-            column("I", [len(frame.snapshots) for frame in frames]),
+            bytes(wire.flags(frame.dictionary_id, frame.key_id) for frame in frames),
+            wire.column("I", [len(frame.snapshots) for frame in frames]),
             *(frame.dictionary_id or b"" for frame in frames),
             *(frame.key_id or b"" for frame in frames),
             block,
-            packed_times(metas, [snapshot.expires_us for snapshot in snapshots]),
+            wire.packed_times(metas, [snapshot.expires_us for snapshot in snapshots]),
             _sections(frames),
         )
     )
@@ -111,7 +94,7 @@ def _sections(frames: Sequence[FrameEntry]) -> bytes:
     if not any(map(_has_attributes, frames)):
         return b""
     texts = list(map(_attributes, frames))
-    data = column("I", list(map(len, texts))) + b"".join(texts)
+    data = wire.column("I", list(map(len, texts))) + b"".join(texts)
     return _SECTION.pack(_ATTRIBUTES, len(data)) + data
 
 
@@ -120,10 +103,6 @@ def _attributes(frame: FrameEntry) -> bytes:
     if frame.key_id is None:
         return text_bytes(text_of(frame.snapshots))
     return frame.sealed_attributes or b""
-
-
-def _flags(frame: FrameEntry) -> int:
-    return (FLAG_DICTIONARY if frame.dictionary_id is not None else 0) | (FLAG_KEY if frame.key_id is not None else 0)
 
 
 class FooterContent(NamedTuple):
@@ -145,7 +124,7 @@ def open_footer_content(raw: bytes, most: int | None = None, *, version: int = V
 
     Raises CorruptPack, as its frames may when they are read.
     """
-    cursor = Cursor(raw, "pack footer")
+    cursor = wire.Cursor(raw, "pack footer")
     pack_id, catalog_id = cursor.uuids(2)
     created_us = cursor.number("q")
     if not MIN_US <= created_us < MAX_US:
@@ -170,12 +149,12 @@ def most_footer_bytes(snapshots: int) -> int:
     return _MOST_BESIDE + snapshots * _MOST_OF_ONE
 
 
-def _check_most(cursor: Cursor, count: int, what: str, most: int | None) -> None:
+def _check_most(cursor: wire.Cursor, count: int, what: str, most: int | None) -> None:
     if most is not None and count > most:
         raise cursor.corrupt(f"{count} {what}, where the catalog knows of {most} snapshots")
 
 
-def _read_frames(cursor: Cursor, strings: list[str], most: int | None) -> tuple[list[FrameEntry], tuple[int, ...]]:
+def _read_frames(cursor: wire.Cursor, strings: list[str], most: int | None) -> tuple[list[FrameEntry], tuple[int, ...]]:
     """The frames, without their snapshots, and how many each has."""
     n = cursor.count(_FRAME_BYTES, "frames")
     _check_most(cursor, n, "frames", most)
@@ -190,36 +169,37 @@ def _read_frames(cursor: Cursor, strings: list[str], most: int | None) -> tuple[
     counts = cursor.numbers("I", n)
     if min(lengths) < MIN_FRAME_BYTES or min(raw_lengths) == 0 or max(raw_lengths) > MAX_FRAME_RAW_BYTES:
         raise cursor.corrupt("a frame has an impossible length")
-    if any(count * MIN_META_BYTES > raw_length for count, raw_length in zip(counts, raw_lengths, strict=True)):
+    if any(count * wire.MIN_META_BYTES > raw_length for count, raw_length in zip(counts, raw_lengths, strict=True)):
         raise cursor.corrupt("a frame is too short for its snapshots")
-    if set(codecs) != {CODEC_ZSTD} or max(flags) > FLAG_DICTIONARY | FLAG_KEY:
+    if set(codecs) != {wire.CODEC_ZSTD} or max(flags) > wire.FLAG_DICTIONARY | wire.FLAG_KEY:
         raise cursor.corrupt("a frame has a codec or flags that this version does not know")
     if min(counts) == 0:
         raise cursor.corrupt("a frame has no snapshots")
     names = ("saga_id", "saga_name", "offset", "length", "raw_length", "checksum", "codec", "dictionary_id", "key_id")
-    ids = _flagged(cursor, flags, FLAG_DICTIONARY, DICTIONARY_ID_BYTES), _flagged(cursor, flags, FLAG_KEY, KEY_ID_BYTES)
+    widths = ((wire.FLAG_DICTIONARY, DICTIONARY_ID_BYTES), (wire.FLAG_KEY, wire.KEY_ID_BYTES))
+    ids = (_flagged(cursor, flags, flag, width) for flag, width in widths)
     rows = zip(saga_ids, saga_names, offsets, lengths, raw_lengths, checksums, codecs, *ids, strict=True)
     return [FrameEntry(**dict[str, Any](zip(names, row, strict=True)), snapshots=()) for row in rows], counts
 
 
-def _flagged(cursor: Cursor, flags: bytes, flag: int, width: int) -> list[bytes | None]:
+def _flagged(cursor: wire.Cursor, flags: bytes, flag: int, width: int) -> list[bytes | None]:
     if not any(value & flag for value in flags):
         return [None] * len(flags)
     return [cursor.take(width) if value & flag else None for value in flags]
 
 
-def _read_snapshots(cursor: Cursor, total: int, most: int | None) -> tuple[MetaBlock, bytes]:
+def _read_snapshots(cursor: wire.Cursor, total: int, most: int | None) -> tuple[wire.MetaBlock, bytes]:
     """Their metadata, and the column of their expiries."""
     _check_most(cursor, total, "snapshots", most)
-    if total * (MIN_META_BYTES + 8) > cursor.remaining:
+    if total * (wire.MIN_META_BYTES + 8) > cursor.remaining:
         raise cursor.corrupt(f"{total} snapshots cannot be in {cursor.remaining} bytes")
-    block = MetaBlock(cursor, total)
+    block = wire.MetaBlock(cursor, total)
     if block.has_one_twice():
         raise cursor.corrupt("a snapshot is listed twice")
     return block, cursor.take(8 * total)
 
 
-def _read_sections(cursor: Cursor, frames: int) -> list[bytes]:
+def _read_sections(cursor: wire.Cursor, frames: int) -> list[bytes]:
     """The attributes of each frame, as they are stored; other sections are for later versions."""
     found: dict[int, bytes] = {}
     while cursor.remaining or not found:
@@ -229,7 +209,7 @@ def _read_sections(cursor: Cursor, frames: int) -> list[bytes]:
         found[kind] = cursor.take(length)
     if _ATTRIBUTES not in found:
         return [b""] * frames
-    inside = Cursor(found[_ATTRIBUTES], "pack footer, attributes")
+    inside = wire.Cursor(found[_ATTRIBUTES], "pack footer, attributes")
     texts = [inside.take(length) for length in inside.numbers("I", frames)]
     inside.end()
     return texts
@@ -239,7 +219,7 @@ def _frames(
     bare: Sequence[FrameEntry],
     counts: Sequence[int],
     strings: list[str],
-    block: MetaBlock,
+    block: wire.MetaBlock,
     expiries: bytes,
     attributes: list[bytes],
 ) -> Iterator[FrameEntry]:
@@ -254,7 +234,7 @@ def _frames(
         metas, encodings = block.rows(row, sagas, strings)
         created = [meta.created_us for meta in metas]
         deltas = struct.unpack_from(f">{count}q", expiries, 8 * row)
-        times = read_times(block.cursor, created, deltas, -MAX_EXPIRY_US + 1, MAX_EXPIRY_US)
+        times = wire.read_times(block.cursor, created, deltas, -wire.MAX_EXPIRY_US + 1, wire.MAX_EXPIRY_US)
         snapshots = map(PackedSnapshot, metas, times, encodings)
         for i in range(first, end):
             own = tuple(islice(snapshots, counts[i]))

@@ -11,7 +11,7 @@ reader fetches the last TAIL_LENGTH bytes, then the footer, then single frames b
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from itertools import zip_longest
@@ -22,7 +22,7 @@ from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compr
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.packs.attributes import carrying, opened, sealed
-from sagaz_tiering.packs.entries import BuiltFrame, Footer, FrameEntry, SealedPack
+from sagaz_tiering.packs.entries import BuiltFrame, DictionariesById, Footer, FrameEntry, KeysById, SealedPack
 from sagaz_tiering.packs.footer import (
     VERSION,
     VERSIONS,
@@ -158,10 +158,7 @@ def finished(steps: Generator[None, None, T]) -> T:
 
 
 def parse_pack(
-    data: bytes | bytearray,
-    *,
-    keys: Mapping[bytes, FrameKey] | None = None,
-    dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES,
+    data: bytes | bytearray, *, keys: KeysById | None = None, dictionaries: DictionariesById = NO_DICTIONARIES
 ) -> Footer:
     """The footer of a whole pack, after every frame was opened and compared with it. Raises CorruptPack.
 
@@ -172,9 +169,7 @@ def parse_pack(
     return content._replace(frames=_checked(data, content.frames, keys or {}, dictionaries)).whole()
 
 
-def _read_back(
-    data: bytearray, footer: Footer, keys: Mapping[bytes, FrameKey], dictionaries: Mapping[bytes, Dictionary]
-) -> Iterator[None]:
+def _read_back(data: bytearray, footer: Footer, keys: KeysById, dictionaries: DictionariesById) -> Iterator[None]:
     """Raise CorruptPack unless `parse_pack` gives exactly this footer; one frame at a time, yields now and then."""
     content = _open_pack(data)
     is_same = content._replace(frames=iter(())).whole() == replace(footer, frames=())
@@ -189,7 +184,7 @@ def _read_back(
             done = 0
 
 
-def _as_read(frame: FrameEntry, keys: Mapping[bytes, FrameKey]) -> FrameEntry:
+def _as_read(frame: FrameEntry, keys: KeysById) -> FrameEntry:
     """A frame as a pack tells of it: attributes that are known from elsewhere are not in it without the key."""
     if frame.key_id is None or frame.key_id in keys:
         return frame
@@ -208,10 +203,7 @@ def _open_pack(data: bytes | bytearray) -> FooterContent:
 
 
 def _checked(
-    data: bytes | bytearray,
-    frames: Iterator[FrameEntry],
-    keys: Mapping[bytes, FrameKey],
-    dictionaries: Mapping[bytes, Dictionary],
+    data: bytes | bytearray, frames: Iterator[FrameEntry], keys: KeysById, dictionaries: DictionariesById
 ) -> Iterator[FrameEntry]:
     view = memoryview(data)
     for frame in frames:
@@ -258,11 +250,7 @@ def _open_footer(data: bytes, checksum: bytes, most: int | None = None, *, versi
 
 
 def check_frame(
-    entry: FrameEntry,
-    payload: bytes,
-    *,
-    keys: Mapping[bytes, FrameKey],
-    dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES,
+    entry: FrameEntry, payload: bytes, *, keys: KeysById, dictionaries: DictionariesById = NO_DICTIONARIES
 ) -> None:
     """Open a frame and compare it with its footer entry, as far as `keys` allow. Raises CorruptPack."""
     header = read_frame_header(payload)

@@ -9,44 +9,25 @@ lengths, bodies.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from sagaz_tiering.codec import zstd
 from sagaz_tiering.codec.header import body_crc
 from sagaz_tiering.codec.typed_json import Encoding
 from sagaz_tiering.codec.value import MAX_BODY_BYTES, Record
-from sagaz_tiering.codec.zstd import (
-    DICTIONARY_ID_BYTES,
-    NO_DICTIONARIES,
-    Dictionary,
-    NotZstd,
-    compress_many,
-    decompress,
-    decompress_head,
-)
 from sagaz_tiering.errors import CorruptPack, ErasedData
 from sagaz_tiering.keys.frame_key import FrameKey, decrypt, encrypt
-from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry, PackedSnapshot
-from sagaz_tiering.packs.wire import (
-    MAX_EXPIRY_US,
-    MIN_META_BYTES,
-    Cursor,
-    StringTable,
-    column,
-    digest,
-    packed_metas,
-    packed_text,
-    read_metas,
-)
+from sagaz_tiering.packs import wire
+from sagaz_tiering.packs.entries import BuiltFrame, DictionariesById, FrameEntry, PackedSnapshot
 from sagaz_tiering.snapshot import SnapshotMeta
 
+Dated = tuple[Record, int | None]
+"""A record, and when it expires (microseconds; None: never)."""
+
 FRAME_MAGIC: Final = b"SF"
-CODEC_ZSTD: Final = 1
-FLAG_DICTIONARY: Final = 1
-FLAG_KEY: Final = 2
-KEY_ID_BYTES: Final = 16
 
 MAX_FRAME_RAW_BYTES: Final = 1024**3
 """Raw payload that no frame exceeds: larger sagas span several frames."""
@@ -77,11 +58,11 @@ class FrameHeader:
 
 
 def build_frame(
-    records: Sequence[tuple[Record, int | None]],
+    records: Sequence[Dated],
     *,
     level: int = DEFAULT_LEVEL,
     key: FrameKey | None = None,
-    dictionary: Dictionary | None = None,
+    dictionary: zstd.Dictionary | None = None,
 ) -> BuiltFrame:
     """The frame of `(record, expires_us)` pairs, which need not be sorted. CPU heavy; safe on any thread.
 
@@ -93,10 +74,10 @@ def build_frame(
 
 
 def build_frames(
-    groups: Sequence[tuple[Sequence[tuple[Record, int | None]], FrameKey | None]],
+    groups: Sequence[tuple[Sequence[Dated], FrameKey | None]],
     *,
     level: int = DEFAULT_LEVEL,
-    dictionary: Dictionary | None = None,
+    dictionary: zstd.Dictionary | None = None,
 ) -> list[BuiltFrame]:
     """`build_frame` of each (records, key), compressed in one call: what they hold together must fit into memory."""
     ordered = [sorted(records, key=lambda pair: pair[0].meta.order_key, reverse=True) for records, _key in groups]
@@ -105,7 +86,7 @@ def build_frames(
     raws = [frame_content([record for record, _ in pairs]) for pairs in ordered]
     if any(len(raw) > MAX_FRAME_RAW_BYTES for raw in raws):
         raise ValueError(f"{max(map(len, raws))} bytes are too many for one frame (limit {MAX_FRAME_RAW_BYTES})")
-    compressed = compress_many(raws, level, dictionary)
+    compressed = zstd.compress_many(raws, level, dictionary)
     return [
         _built(pairs, len(raw), stored, key, dictionary)
         for pairs, raw, stored, (_records, key) in zip(ordered, raws, compressed, groups, strict=True)
@@ -113,31 +94,26 @@ def build_frames(
 
 
 def _built(
-    ordered: Sequence[tuple[Record, int | None]],
-    raw_length: int,
-    stored: bytes,
-    key: FrameKey | None,
-    dictionary: Dictionary | None,
+    ordered: Sequence[Dated], raw_length: int, stored: bytes, key: FrameKey | None, dictionary: zstd.Dictionary | None
 ) -> BuiltFrame:
-    key_id = None if key is None else key.key_id
-    dictionary_id = None if dictionary is None else dictionary.id
+    ids = {
+        "dictionary_id": None if dictionary is None else dictionary.id,
+        "key_id": None if key is None else key.key_id,
+    }
     if key is not None:
-        authenticated = packed_header(raw_length, _NO_CHECKSUM, dictionary_id=dictionary_id, key_id=key_id)
-        stored = encrypt(key, authenticated, stored)
-    blake = digest(stored)
-    payload = packed_header(raw_length, blake, dictionary_id=dictionary_id, key_id=key_id) + stored
-    meta = ordered[0][0].meta
+        stored = encrypt(key, packed_header(raw_length, _NO_CHECKSUM, **ids), stored)
+    checksum, meta = wire.digest(stored), ordered[0][0].meta
+    payload = packed_header(raw_length, checksum, **ids) + stored
     entry = FrameEntry(
         saga_id=meta.saga_id,
         saga_name=meta.saga_name,
         offset=0,
         length=len(payload),
         raw_length=raw_length,
-        checksum=blake,
-        codec=CODEC_ZSTD,
-        dictionary_id=dictionary_id,
-        key_id=key_id,
+        checksum=checksum,
+        codec=wire.CODEC_ZSTD,
         snapshots=tuple([PackedSnapshot(record.meta, expires_us, record.encoding) for record, expires_us in ordered]),
+        **ids,
     )
     return BuiltFrame(payload=payload, entry=entry, key=key, dictionary=dictionary)
 
@@ -146,8 +122,7 @@ def packed_header(
     raw_length: int, checksum: bytes, *, dictionary_id: bytes | None = None, key_id: bytes | None = None
 ) -> bytes:
     """The header of a frame: what `read_frame_header` reads."""
-    flags = (FLAG_DICTIONARY if dictionary_id is not None else 0) | (FLAG_KEY if key_id is not None else 0)
-    fixed = _HEADER.pack(FRAME_MAGIC, CODEC_ZSTD, flags, raw_length, checksum)
+    fixed = _HEADER.pack(FRAME_MAGIC, wire.CODEC_ZSTD, wire.flags(dictionary_id, key_id), raw_length, checksum)
     return fixed + (dictionary_id or b"") + (key_id or b"")
 
 
@@ -158,9 +133,8 @@ DISPUTED_FRAME: Final = bytes(16)
 
 def frame_digest(entry: FrameEntry) -> bytes:
     """16 bytes that vouch for a whole frame: blake2b of its header, which holds the checksum of the rest."""
-    return digest(
-        packed_header(entry.raw_length, entry.checksum, dictionary_id=entry.dictionary_id, key_id=entry.key_id)
-    )
+    ids = {"dictionary_id": entry.dictionary_id, "key_id": entry.key_id}
+    return wire.digest(packed_header(entry.raw_length, entry.checksum, **ids))
 
 
 def check_vouched(payload: bytes, *, vouched: bytes | None, key_id: bytes | None) -> FrameHeader:
@@ -175,7 +149,7 @@ def check_vouched(payload: bytes, *, vouched: bytes | None, key_id: bytes | None
         found = "is not encrypted" if header.key_id is None else f"is encrypted with key {header.key_id.hex()}"
         meant = "none" if key_id is None else key_id.hex()
         raise CorruptPack(f"frame: {found}, where the catalog says {meant}: it was put in the place of another")
-    if vouched is not None and digest(payload[: header.length]) != vouched:
+    if vouched is not None and wire.digest(payload[: header.length]) != vouched:
         raise CorruptPack("frame: not the one that the catalog vouches for: it was put in the place of another")
     return header
 
@@ -183,16 +157,16 @@ def check_vouched(payload: bytes, *, vouched: bytes | None, key_id: bytes | None
 def frame_content(records: Sequence[Record]) -> bytes:
     """The payload of a frame before compression; `records` of one saga, newest first."""
     metas = [record.meta for record in records]
-    strings = StringTable()
-    block = packed_metas(metas, (record.encoding for record in records), strings)
+    strings = wire.StringTable()
+    block = wire.packed_metas(metas, (record.encoding for record in records), strings)
     return b"".join(
         (
             metas[0].saga_id.bytes,
-            packed_text(metas[0].saga_name),
+            wire.packed_text(metas[0].saga_name),
             strings.packed(),
-            column("I", [len(records)]),
+            wire.column("I", [len(records)]),
             block,
-            column("I", [len(record.body) for record in records]),
+            wire.column("I", [len(record.body) for record in records]),
             *(record.body for record in records),
         )
     )
@@ -202,7 +176,7 @@ def open_frame(
     payload: bytes,
     *,
     key: FrameKey | None = None,
-    dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES,
+    dictionaries: DictionariesById = zstd.NO_DICTIONARIES,
     most: int | None = None,
 ) -> list[Record]:
     """The records of one frame (as `build_frame` made it), newest first; `key` opens an encrypted one.
@@ -221,7 +195,7 @@ def frame_raw(
     payload: bytes,
     *,
     key: FrameKey | None = None,
-    dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES,
+    dictionaries: DictionariesById = zstd.NO_DICTIONARIES,
     most: int | None = None,
 ) -> bytes:
     """The payload of a frame before compression and encryption, its checksum looked at. Raises as `open_frame`."""
@@ -233,19 +207,17 @@ def frame_raw(
     if header.key_id is not None:
         if key is None or key.key_id != header.key_id:
             raise ErasedData(f"frame: encrypted, and its key {header.key_id.hex()} is not there")
-        authenticated = packed_header(
-            header.raw_length, _NO_CHECKSUM, dictionary_id=header.dictionary_id, key_id=header.key_id
-        )
-        stored = decrypt(key, authenticated, stored)
+        ids = {"dictionary_id": header.dictionary_id, "key_id": header.key_id}
+        stored = decrypt(key, packed_header(header.raw_length, _NO_CHECKSUM, **ids), stored)
     try:
         if header.raw_length > LOOKED_AT_FIRST:
             _look_first(stored, header.raw_length, dictionary, most)
-        return decompress(stored, header.raw_length, dictionary)
-    except NotZstd as exc:
+        return zstd.decompress(stored, header.raw_length, dictionary)
+    except zstd.NotZstd as exc:
         raise CorruptPack(f"frame: {exc}") from exc
 
 
-def _look_first(stored: bytes, raw_length: int, dictionary: Dictionary | None, most: int | None) -> None:
+def _look_first(stored: bytes, raw_length: int, dictionary: zstd.Dictionary | None, most: int | None) -> None:
     """Raise CorruptPack unless the table of a large frame accounts for its length. Takes the table's memory.
 
     32 KB of zstd can be a gigabyte, and whoever writes to the bucket can declare that.
@@ -253,7 +225,7 @@ def _look_first(stored: bytes, raw_length: int, dictionary: Dictionary | None, m
     size = LOOKED_AT_FIRST // 16
     while True:
         try:
-            _check_head(decompress_head(stored, size, dictionary), raw_length, most)
+            _check_head(zstd.decompress_head(stored, size, dictionary), raw_length, most)
         except _Longer as exc:
             size = max(2 * size, exc.length)
         else:
@@ -275,7 +247,7 @@ class _Longer(Exception):
         self.length = length
 
 
-class _Head(Cursor):
+class _Head(wire.Cursor):
     """The beginning of what is `length` bytes long; raises _Longer for what is behind it."""
 
     def __init__(self, data: bytes, length: int) -> None:
@@ -296,23 +268,23 @@ class _Head(Cursor):
 def verified_payload(header: FrameHeader, payload: bytes) -> bytes:
     """What follows the header of a frame, if it has the checksum that the header says. Raises CorruptPack."""
     stored = payload[header.length :]
-    if digest(stored) != header.checksum:
+    if wire.digest(stored) != header.checksum:
         raise CorruptPack("frame: the payload does not match its checksum")
     return stored
 
 
 def read_frame_header(payload: bytes) -> FrameHeader:
     """The header of a frame, whose payload need not be there. Raises CorruptPack."""
-    cursor = Cursor(payload, "frame")
+    cursor = wire.Cursor(payload, "frame")
     magic, codec, flags, raw_length, checksum = _HEADER.unpack(cursor.take(_HEADER.size))
     if magic != FRAME_MAGIC:
         raise cursor.corrupt("no frame begins here")
-    if codec != CODEC_ZSTD or flags & ~(FLAG_DICTIONARY | FLAG_KEY):
+    if codec != wire.CODEC_ZSTD or flags & ~(wire.FLAG_DICTIONARY | wire.FLAG_KEY):
         raise CorruptPack(f"frame: codec {codec} with flags {flags:#04x} is not known", hint="upgrade sagaz-tiering")
     if not 0 < raw_length <= MAX_FRAME_RAW_BYTES:
         raise cursor.corrupt(f"{raw_length} raw bytes")
-    dictionary_id = cursor.take(DICTIONARY_ID_BYTES) if flags & FLAG_DICTIONARY else None
-    key_id = cursor.take(KEY_ID_BYTES) if flags & FLAG_KEY else None
+    dictionary_id = cursor.take(zstd.DICTIONARY_ID_BYTES) if flags & wire.FLAG_DICTIONARY else None
+    key_id = cursor.take(wire.KEY_ID_BYTES) if flags & wire.FLAG_KEY else None
     return FrameHeader(
         codec=codec,
         dictionary_id=dictionary_id,
@@ -360,7 +332,7 @@ def _as_in_a_frame(meta: SnapshotMeta) -> SnapshotMeta:
 
 def _read_frame_table(raw: bytes) -> tuple[list[SnapshotMeta], list[Encoding], tuple[int, ...], int]:
     """Metas, encodings and body lengths of a frame's content, and where the first body begins."""
-    cursor = Cursor(raw, "frame")
+    cursor = wire.Cursor(raw, "frame")
     metas, encodings, lengths = _read_table(cursor, None)
     bodies_at = len(raw) - cursor.remaining
     cursor.skip(sum(lengths))
@@ -368,14 +340,14 @@ def _read_frame_table(raw: bytes) -> tuple[list[SnapshotMeta], list[Encoding], t
     return metas, encodings, lengths, bodies_at
 
 
-def _read_table(cursor: Cursor, most: int | None) -> tuple[list[SnapshotMeta], list[Encoding], tuple[int, ...]]:
+def _read_table(cursor: wire.Cursor, most: int | None) -> tuple[list[SnapshotMeta], list[Encoding], tuple[int, ...]]:
     saga_id = cursor.uuids(1)[0]
     saga_name = cursor.text()
     strings = cursor.strings()
-    count = cursor.count(MIN_META_BYTES, "snapshots")
+    count = cursor.count(wire.MIN_META_BYTES, "snapshots")
     if most is not None and count > most:
         raise cursor.corrupt(f"{count} snapshots, where the catalog knows of {most}")
-    metas, encodings = read_metas(cursor, [(saga_id, saga_name)] * count, strings)
+    metas, encodings = wire.read_metas(cursor, [(saga_id, saga_name)] * count, strings)
     lengths = cursor.numbers("I", count)
     keys = [meta.order_key for meta in metas]
     if not keys or any(newer <= older for newer, older in pairwise(keys)):
@@ -389,10 +361,10 @@ def _damaged_body(meta: SnapshotMeta) -> CorruptPack:
     return CorruptPack(f"frame: the body of snapshot {meta.snapshot_id} does not match its checksum")
 
 
-def _check_input(pairs: Sequence[tuple[Record, int | None]]) -> None:
+def _check_input(pairs: Sequence[Dated]) -> None:
     if len({(record.meta.saga_id.int, record.meta.saga_name) for record, _ in pairs}) != 1:
         raise ValueError("a frame holds the snapshots of exactly one saga (id and name)")
     if len({record.meta.snapshot_id.int for record, _ in pairs}) != len(pairs):
         raise ValueError("a frame holds a snapshot once")
-    if any(expires is not None and abs(expires) >= MAX_EXPIRY_US for _, expires in pairs):
+    if any(expires is not None and abs(expires) >= wire.MAX_EXPIRY_US for _, expires in pairs):
         raise ValueError("expires_us is out of range")

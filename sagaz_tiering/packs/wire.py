@@ -21,6 +21,10 @@ from sagaz_tiering.codec.value import MAX_US, MIN_US, NO_EXPIRY_US, text_bytes
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.snapshot import SnapshotMeta, uuid_of
 
+CODEC_ZSTD: Final = 1
+FLAG_DICTIONARY: Final = 1
+FLAG_KEY: Final = 2
+KEY_ID_BYTES: Final = 16
 _U32: Final = struct.Struct(">I")
 _WIDTHS: Final = {"H": 2, "i": 4, "I": 4, "q": 8, "Q": 8}
 _SHORT_TEXT: Final = 128
@@ -111,6 +115,11 @@ _known_name: Final = lru_cache(maxsize=4096)(_name)
 def blobs(data: bytes, width: int) -> list[bytes]:
     """`data` in pieces of `width` bytes."""
     return [data[at : at + width] for at in range(0, len(data), width)]
+
+
+def flags(dictionary_id: bytes | None, key_id: bytes | None) -> int:
+    """Which ids follow."""
+    return (FLAG_DICTIONARY if dictionary_id is not None else 0) | (FLAG_KEY if key_id is not None else 0)
 
 
 class StringTable:

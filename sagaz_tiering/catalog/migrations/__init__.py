@@ -24,6 +24,10 @@ CREATE TABLE IF NOT EXISTS sagaz_tiering.schema_migrations (
 """
 
 
+_KNOWN = "SELECT 1 FROM sagaz_tiering.schema_migrations WHERE version = $1"
+_APPLIED = "INSERT INTO sagaz_tiering.schema_migrations (version, name) VALUES ($1, $2)"
+
+
 class Migration(NamedTuple):
     """One numbered file."""
 
@@ -84,16 +88,8 @@ async def migrate(db: Database) -> list[Migration]:
         async with db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
             await conn.execute(_VERSION_TABLE)
-            known = await conn.fetchval(
-                "SELECT 1 FROM sagaz_tiering.schema_migrations WHERE version = $1", migration.version
-            )
-            if known:
-                continue
-            await conn.execute(migration.sql)
-            await conn.execute(
-                "INSERT INTO sagaz_tiering.schema_migrations (version, name) VALUES ($1, $2)",
-                migration.version,
-                migration.name,
-            )
-            applied.append(migration)
+            if not await conn.fetchval(_KNOWN, migration.version):
+                await conn.execute(migration.sql)
+                await conn.execute(_APPLIED, migration.version, migration.name)
+                applied.append(migration)
     return applied

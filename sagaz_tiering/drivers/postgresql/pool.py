@@ -16,15 +16,8 @@ from sagaz_tiering import metrics
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.urls import postgres_address
 from sagaz_tiering.drivers import traces
+from sagaz_tiering.drivers.postgresql import refusals
 from sagaz_tiering.drivers.postgresql.queries import load, name_of
-from sagaz_tiering.drivers.postgresql.refusals import (
-    CATALOG_SETTING,
-    MIGRATE,
-    is_catalog,
-    missing_grant,
-    reach_hint,
-    refusal_hint,
-)
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.server_clock import ClockSample, sampled
 from sagaz_tiering.errors import (
@@ -59,10 +52,7 @@ _LOST = (
     asyncpg.TransactionRollbackError,
     asyncpg.ReadOnlySQLTransactionError,  # a standby, until the failover is over
 )
-_REFUSED = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-)
+_REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 """Such a server does not answer either, and may again once somebody has put it right."""
 _UNMADE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError)
 """`catalog migrate` was not run, or by another version."""
@@ -144,7 +134,7 @@ class _Stateless(asyncpg.Connection):
 
 
 @contextmanager
-def translated(shown_url: str, setting: str = CATALOG_SETTING) -> Iterator[None]:
+def translated(shown_url: str, setting: str = refusals.CATALOG_SETTING) -> Iterator[None]:
     """Driver errors as ours: CatalogUnavailable where asking again may help, ConfigError where it will not.
 
     StatementRefused where the fault is our own. What a storage that stands alone is refused it names itself.
@@ -164,10 +154,10 @@ def _refusal(exc: Exception, shown_url: str, setting: str) -> SagazTieringError 
     """What a server that answers says no to."""
     if isinstance(exc, _REFUSED):
         return CatalogRefused(
-            f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusal_hint(str(exc), shown_url, setting)
+            f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusals.refusal_hint(str(exc), shown_url, setting)
         )
     if isinstance(exc, asyncpg.InsufficientPrivilegeError):
-        hint = missing_grant(str(exc), shown_url, setting)
+        hint = refusals.missing_grant(str(exc), shown_url, setting)
         return ConfigError(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
     if isinstance(exc, asyncpg.UndefinedObjectError):
         return ConfigError(f"PostgreSQL at {shown_url} refuses a parameter of {setting}: {exc}")
@@ -175,10 +165,12 @@ def _refusal(exc: Exception, shown_url: str, setting: str) -> SagazTieringError 
         return ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}")
     if isinstance(exc, ValueError) and isinstance(exc, asyncpg.InterfaceError):  # the driver cannot send a value
         return StatementRefused(f"what PostgreSQL at {shown_url} is asked has no such value: {exc!s:.200}")
-    if not is_catalog(setting):
+    if not refusals.is_catalog(setting):
         return None
     if isinstance(exc, _UNMADE):
-        return SchemaMismatch(f"the database at {shown_url} has no catalog for this version: {exc}", hint=MIGRATE)
+        return SchemaMismatch(
+            f"the database at {shown_url} has no catalog for this version: {exc}", hint=refusals.MIGRATE
+        )
     if isinstance(exc, _OURS):
         return StatementRefused(f"PostgreSQL at {shown_url} refuses a statement: {exc!s:.200}")
     return None
@@ -188,7 +180,7 @@ def _absence(exc: Exception, shown_url: str, setting: str) -> SagazTieringError 
     """What is said where nobody answers."""
     if isinstance(exc, _LOST):
         reason = str(exc) or ("no answer in time" if isinstance(exc, TimeoutError) else type(exc).__name__)
-        hint = reach_hint(reason, setting)
+        hint = refusals.reach_hint(reason, setting)
         return CatalogUnavailable(f"PostgreSQL at {shown_url} cannot be asked: {reason}", hint=hint)
     if isinstance(exc, ValueError) and "dsn" in str(exc).lower():
         return ConfigError(f"{setting} is not a PostgreSQL URL: {shown_url}")
@@ -206,7 +198,7 @@ class Database:
         self,
         settings: CatalogSettings,
         *,
-        setting: str = CATALOG_SETTING,
+        setting: str = refusals.CATALOG_SETTING,
         shown_url: str | None = None,
         driver_options: Mapping[str, Any] | None = None,
     ) -> None:

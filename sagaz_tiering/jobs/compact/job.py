@@ -162,7 +162,7 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
         sealed.footer.frames,
         lease,
         now=context.now,
-        delete_after=context.now + context.settings.jobs.retire_grace,
+        until=context.now + context.settings.jobs.retire_grace,
     )
     _count(readable, tally)
     tally.add("bytes_after", len(sealed.data))

@@ -297,8 +297,8 @@ async def outdated_packs(
 
 async def recompute_expiry(context: JobContext, lease: Lease, dates: Dates, tally: Tally) -> None:
     """From now on the pack's snapshots expire by the policies of the run."""
-    expiries, revision = list(dates.expires_us.items()), context.policies.retention_revision
-    await context.catalog.packs.recompute_expiry(dates.pack.pack_id, expiries, revision, lease, kept_us=dates.kept_us)
+    pack_id, revision = dates.pack.pack_id, context.policies.retention_revision
+    await context.catalog.packs.recompute_expiry(pack_id, dates.expires_us, revision, lease, kept_us=dates.kept_us)
     tally.add("packs_redated")
 
 
