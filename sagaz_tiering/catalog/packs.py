@@ -62,6 +62,7 @@ class Pack(AttributedPack):
     class_since: datetime
 
 
+_Classes = Collection[StorageClass]
 _Dates = Mapping[UUID, int | None]
 
 
@@ -183,7 +184,7 @@ class Packs(Repository):
     ) -> list[Pack]:
         """Active packs of these policies (or of none of them), all older than that, in none of the `settled` classes."""
         classes = [c.value for c in settled]
-        return await self._packs("movable", list(policies), others, before, classes, after, limit)
+        return await self._packs("movable", policies, others, before, classes, after, limit)
 
     async def names(self, pack_id: int, ruling: Sequence[str]) -> set[tuple[str, str, str, str, str]]:
         """What policies look at of all that lives in a pack: names of sagas and steps, statuses, outcomes, attributes.
