@@ -174,13 +174,7 @@ class Packs(Repository):
         return bool(await self._db.fetchval(_SQL["any_evicted_since"], moment))
 
     async def movable(
-        self,
-        policies: Sequence[str],
-        others: bool,
-        before: datetime,
-        settled: Collection[StorageClass],
-        after: int,
-        limit: int,
+        self, policies: list[str], others: bool, before: datetime, settled: _Classes, after: int, limit: int
     ) -> list[Pack]:
         """Active packs of these policies (or of none of them), all older than that, in none of the `settled` classes."""
         classes = [c.value for c in settled]
