@@ -174,11 +174,11 @@ class Packs(Repository):
         return bool(await self._db.fetchval(_SQL["any_evicted_since"], moment))
 
     async def movable(
-        self, policies: list[str], others: bool, before: datetime, settled: _Classes, after: int, limit: int
+        self, names: list[str], others: bool, before: datetime, settled: _Classes, after: int, limit: int
     ) -> list[Pack]:
-        """Active packs of these policies (or of none of them), all older than that, in none of the `settled` classes."""
+        """Active packs of these policies (or none of them), all older than that, in none of the `settled` classes."""
         classes = [c.value for c in settled]
-        return await self._packs("movable", policies, others, before, classes, after, limit)
+        return await self._packs("movable", names, others, before, classes, after, limit)
 
     async def names(self, pack_id: int, ruling: Sequence[str]) -> set[tuple[str, str, str, str, str]]:
         """What policies look at of all that lives in a pack: names of sagas and steps, statuses, outcomes, attributes.
