@@ -121,12 +121,7 @@ class Telling:
         self._told = now
         self._progress(
             ExportProgress(
-                phase=phase,
-                found=found,
-                total=total,
-                before=self._before,
-                seconds=now - self._began,
-                failed=failed,
+                phase=phase, found=found, total=total, before=self._before, seconds=now - self._began, failed=failed
             )
         )
 

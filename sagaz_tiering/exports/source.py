@@ -13,8 +13,7 @@ from uuid import UUID
 
 from sagaz_tiering.drivers.scratch import Scratch
 from sagaz_tiering.exports.manifest import AlteredExport, Manifest, RowKind
-from sagaz_tiering.exports.stock import HEADS, TABLES, Stock, lines_of
-from sagaz_tiering.exports.verify import verify_export
+from sagaz_tiering.exports.verify import HEADS, TABLES, Stock, lines_of, verify_export
 from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 from sagaz_tiering.storage.base import Health
 from sagaz_tiering.storage.filesystem.record import read_replay, read_snapshot

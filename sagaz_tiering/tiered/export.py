@@ -21,13 +21,10 @@ from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.drivers.scratch import SortedIds
 from sagaz_tiering.errors import CorruptRecord, ErasedData, SnapshotArchived, SnapshotLost, Unreadable
-from sagaz_tiering.exports.draft import Draft, DraftState, fingerprint
-from sagaz_tiering.exports.finish import finish
-from sagaz_tiering.exports.manifest import MAX_NAMED, LeftOut, LeftOutSnapshot, Manifest, RowKind
-from sagaz_tiering.exports.parquet import check_installed
+from sagaz_tiering.exports.draft import Draft, DraftState, fingerprint, finish
+from sagaz_tiering.exports.manifest import MAX_NAMED, LeftOut, LeftOutSnapshot, Manifest, RowKind, Signer
+from sagaz_tiering.exports.parts import Entry, Row, SnapshotRow, check_installed
 from sagaz_tiering.exports.report import ExportProgress, ExportReport, ExportWish, Telling
-from sagaz_tiering.exports.rows import Entry, Row, SnapshotRow
-from sagaz_tiering.exports.signing import Signer
 from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.tiered.load import Loaded, Loader

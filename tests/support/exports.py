@@ -12,11 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode
-from sagaz_tiering.exports.draft import Draft, DraftState
-from sagaz_tiering.exports.finish import finish
-from sagaz_tiering.exports.manifest import Manifest, RowKind
-from sagaz_tiering.exports.rows import Entry, Row, SnapshotRow
-from sagaz_tiering.exports.signing import Signer
+from sagaz_tiering.exports.draft import Draft, DraftState, finish
+from sagaz_tiering.exports.manifest import Manifest, RowKind, Signer
+from sagaz_tiering.exports.parts import Entry, Row, SnapshotRow
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from support.snapshots import replay
 from support.tiers import NOW

@@ -70,7 +70,7 @@ FACES = {
         "traces",
     ),
     "embedded": ("servers",),
-    "exports": ("draft", "finish", "manifest", "parquet", "report", "rows", "signing", "source", "verify"),
+    "exports": ("draft", "manifest", "parts", "report", "source", "verify"),
     "hot": ("dictionaries", "incarnation", "keys", "tier", "values"),
     "jobs": (
         "age.frames",
