@@ -131,6 +131,15 @@ def as_duration(value: timedelta | float, name: str) -> timedelta:
     return found
 
 
+def check_level(level: object) -> None:
+    """Raise ConfigError unless it is a level of zstd."""
+    if type(level) is not int or not 1 <= level <= 22:
+        raise ConfigError(
+            f"compression_level must be from 1 to 22, not {level!r}",
+            hint="3 is a good one; enable_compression=False stores values as they are",
+        )
+
+
 def checked_limit(limit: int) -> int:
     """`limit` as every backend takes it. Raises ValueError for a negative one, TypeError for no whole number."""
     try:

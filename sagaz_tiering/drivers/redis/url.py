@@ -67,10 +67,15 @@ def parse_redis_url(url: object, *, setting: str = "redis_url") -> RedisAddress:
     shown = redacted(url)
     try:
         many = MANY_HOSTS.fullmatch(url)
-        address = _parse_one(url, shown) if many is None else _parse_many(many, shown)
+        if many is not None:
+            address = _parse_many(many, shown)
+        else:
+            address = RedisAddress(kind="single", shown_url=shown, options=_options_in(url))
+            if not address.options.get("host") and not address.options.get("path"):
+                raise ValueError("it names no host")
     except ValueError as exc:
         raise ConfigError(f"{setting} is not a Redis URL: {shown}: {exc}", hint=f"one of {_EXAMPLES}") from exc
-    if _is_true(address.options.pop("decode_responses", False)):
+    if str(address.options.pop("decode_responses", False)).lower() not in ("", "0", "false", "no", "none"):
         raise ConfigError(
             f"{setting} asks for decode_responses, which cannot be used: values are bytes, not text",
             hint=f"remove decode_responses from {setting}",
@@ -124,13 +129,6 @@ def _options_in(url: str, *, beside: str = "\0") -> dict[str, Any]:
     return options
 
 
-def _parse_one(url: str, shown: str) -> RedisAddress:
-    options = _options_in(url)
-    if not options.get("host") and not options.get("path"):
-        raise ValueError("it names no host")
-    return RedisAddress(kind="single", shown_url=shown, options=options)
-
-
 def _parse_many(parts: re.Match[str], shown: str) -> RedisAddress:
     scheme, kind, account, netloc, path, query = (part or "" for part in parts.groups())
     beside = SENTINEL_OPTION if kind == "sentinel" else "\0"
@@ -159,7 +157,3 @@ def _parse_many(parts: re.Match[str], shown: str) -> RedisAddress:
         tls=tls,
         sentinel_options=typed_sentinel_options(own),
     )
-
-
-def _is_true(value: object) -> bool:
-    return str(value).lower() not in ("", "0", "false", "no", "none")

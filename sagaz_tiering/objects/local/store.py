@@ -10,7 +10,8 @@ import asyncio
 import errno
 import functools
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -104,7 +105,7 @@ class LocalObjectStore:
         state = self._restore_state(record)
         until = record.readable_until if state is RestoreState.READABLE else None
         return replace(
-            _listed(key, record),
+            _info(key, record),
             sha256=bytes.fromhex(record.sha256),
             restore=state,
             readable_until=None if until is None else from_micros(until),
@@ -187,12 +188,11 @@ class LocalObjectStore:
     async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         """See `ObjectStore.list`."""
         keys = self._tree.walk(arguments.check_list_prefix(prefix), start_after)
-        while True:
-            seen, page = await self._run("", lambda: self._page(keys))
-            for info in page:
+        page: list[ObjectInfo | None] = [None] * LIST_PAGE
+        while len(page) == LIST_PAGE:
+            page = await self._run("", lambda: [self._listed(key) for key in islice(keys, LIST_PAGE)])
+            for info in filter(None, page):
                 yield info
-            if seen < LIST_PAGE:
-                return
 
     def _new_record(self, data: bytes | bytearray, sha256: bytes, storage_class: StorageClass) -> ObjectRecord:
         now_us = to_micros(self._clock.now())
@@ -213,16 +213,10 @@ class LocalObjectStore:
         if not self._tree.is_writable():
             raise PermissionError(errno.EACCES, "not readable and writable")
 
-    def _page(self, keys: Iterator[str]) -> tuple[int, Sequence[ObjectInfo]]:
-        """How many keys there were, and those of them that still are; fewer than LIST_PAGE means the end."""
-        names = list(islice(keys, LIST_PAGE))
-        infos = []
-        for name in names:
-            try:
-                infos.append(_listed(name, self._record(name)))
-            except FileNotFoundError:
-                continue
-        return len(names), infos
+    def _listed(self, key: str) -> ObjectInfo | None:
+        with suppress(FileNotFoundError):  # it is gone by now
+            return _info(key, self._record(key))
+        return None
 
     def _record(self, key: str) -> ObjectRecord:
         with self._tree.opened(key) as found:
@@ -265,7 +259,7 @@ class LocalObjectStore:
             ) from exc
 
 
-def _listed(key: str, record: ObjectRecord) -> ObjectInfo:
+def _info(key: str, record: ObjectRecord) -> ObjectInfo:
     return ObjectInfo(
         key=key, size=record.size, modified_at=from_micros(record.modified_at), storage_class=record.storage_class
     )

@@ -220,20 +220,17 @@ class ObjectTree:
             except OSError:  # not empty, or another delete was faster
                 return
 
-    def walk(self, prefix: str, start_after: str) -> Iterator[str]:
-        """Keys in S3's order, one directory in memory per level."""
-        levels = [self._entries("")]
-        while levels:
-            name = next(levels[-1], None)
-            if name is None:
-                levels.pop()
-            elif not name.endswith("/"):
-                if name.startswith(prefix) and name > start_after:
-                    yield name
-            elif _may_hold(name, prefix, start_after):
-                levels.append(self._entries(name))
+    def walk(self, prefix: str, start_after: str, base: str = "") -> Iterator[str]:
+        """Keys below `base` in S3's order, one directory in memory per level (a key has 512 at most)."""
+        for name in self._entries(base):
+            if name.endswith("/"):
+                fits = name.startswith(prefix) or prefix.startswith(name)
+                if fits and (name > start_after or start_after.startswith(name)):
+                    yield from self.walk(prefix, start_after, name)
+            elif name.startswith(prefix) and name > start_after:
+                yield name
 
-    def _entries(self, base: str) -> Iterator[str]:
+    def _entries(self, base: str) -> list[str]:
         """Full names in a directory; a folder's ends in "/", as in the keys below it, so that order is S3's."""
         names: list[str] = []
         try:
@@ -245,7 +242,7 @@ class ObjectTree:
         except FileNotFoundError:
             if not self.objects.is_dir():
                 raise
-        return iter(sorted(names))
+        return sorted(names)
 
     def _staged(self) -> Path:
         if self._own is None:
@@ -271,12 +268,6 @@ class ObjectTree:
                     raise FileExistsError(errno.EEXIST, "the key is taken", str(target)) from exc
                 raise
         raise OSError(errno.EBUSY, "folders vanished again and again", str(target))
-
-
-def _may_hold(folder: str, prefix: str, start_after: str) -> bool:
-    """Whether keys under `folder` (with its "/") can match `prefix` and lie after `start_after`."""
-    fits = folder.startswith(prefix) or prefix.startswith(folder)
-    return fits and (folder > start_after or start_after.startswith(folder))
 
 
 def _write_file(name: str | Path, data: bytes | bytearray, *, dir_fd: int | None = None) -> None:

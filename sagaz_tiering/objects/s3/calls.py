@@ -83,9 +83,8 @@ class S3Calls:
         about = {"rpc__method": operation, "aws__s3__bucket": self.options.bucket, "aws__s3__key": key or None}
         async with self._slots:
             with _IN_USE.track_inprogress(), traces.span(f"s3 {operation}", **about):
-                return await self._within_deadline(
-                    asked, partial(self._measured, asked, attempt, storage_class), rounds
-                )
+                measured = partial(self._measured, asked, attempt, storage_class)
+                return await self._within_deadline(asked, measured, rounds)
 
     async def _within_deadline(self, asked: Asked, attempt: Callable[[], Awaitable[T]], rounds: int) -> T:
         met: SagazTieringError | None = None
@@ -94,7 +93,8 @@ class S3Calls:
                 for before in range(rounds):
                     if before:
                         metrics.S3_RETRIES.labels(operation=asked.operation).inc()
-                        await asyncio.sleep(self._pause(before))
+                        ceiling_s = self.options.backoff.total_seconds() * 2 ** (before - 1)
+                        await asyncio.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, ceiling_s)))
                     try:
                         return await attempt()
                     except DRIVER_ERRORS as exc:
@@ -118,10 +118,6 @@ class S3Calls:
             labels = {"operation": asked.operation, "outcome": outcome, "storage_class": storage_class}
             metrics.S3_SECONDS.labels(**labels).observe(time.perf_counter() - began)
         return answer
-
-    def _pause(self, failures: int) -> float:
-        ceiling = min(MAX_BACKOFF_SECONDS, self.options.backoff.total_seconds() * 2 ** (failures - 1))
-        return random.uniform(0, ceiling)
 
 
 def _class_of(operation: str, answer: Any) -> str:

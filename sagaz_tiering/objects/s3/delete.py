@@ -30,10 +30,6 @@ class Version:
     version_id: str | None = None
     current: bool = True
 
-    def identifier(self) -> dict[str, str]:
-        """As the SDK wants it."""
-        return {"Key": self.key} | ({"VersionId": self.version_id} if self.version_id is not None else {})
-
 
 async def delete(calls: S3Calls, keys: Sequence[str]) -> list[DeleteFailure]:
     """Remove `keys` with all their versions; the failures, per key. See `ObjectStore.delete`."""
@@ -146,8 +142,9 @@ async def _versions_of(calls: S3Calls, key: str) -> list[Version]:
 
 async def _delete_batch(calls: S3Calls, versions: Sequence[Version]) -> tuple[list[DeleteFailure], list[str]]:
     """The failures, and the keys that only got a delete marker."""
+    objects = [{"Key": each.key} | ({"VersionId": each.version_id} if each.version_id else {}) for each in versions]
     try:
-        answer = await calls.ask("DeleteObjects", Delete={"Objects": [version.identifier() for version in versions]})
+        answer = await calls.ask("DeleteObjects", Delete={"Objects": objects})
     except ObjectStoreError as exc:
         if error_code(exc) not in _NO_BATCHES:
             raise
@@ -168,14 +165,12 @@ async def _delete_singly(calls: S3Calls, versions: Sequence[Version]) -> tuple[l
     marked: list[str] = []
     for version in versions:
         try:
-            got_marker = await _delete_one(calls, version)
+            if await _delete_one(calls, version) and version.version_id is None:
+                marked.append(version.key)
         except ObjectNotFound:
             continue
         except ObjectStoreError as exc:
             failures.append(DeleteFailure(key=version.key, reason=str(exc)))
-            continue
-        if got_marker and version.version_id is None:
-            marked.append(version.key)
     return failures, marked
 
 

@@ -19,7 +19,7 @@ from sagaz_tiering.errors import ConfigError, CorruptRecord
 from sagaz_tiering.snapshot import MAX_TIME, SagaSnapshot
 from sagaz_tiering.storage.answers import check_answer, checked_replay
 from sagaz_tiering.storage.any_loop import AnyLoop
-from sagaz_tiering.storage.base import as_duration
+from sagaz_tiering.storage.base import as_duration, check_level
 from sagaz_tiering.storage.redis.cluster import ClusterStore
 from sagaz_tiering.storage.redis.keys import PLACE_BYTES, RedisKeys, SagaHome, shard_of
 from sagaz_tiering.storage.redis.single import PAGE, IndexCursor, NewEntry, SingleServerStore, Stored
@@ -29,13 +29,6 @@ from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage, at
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-DEFAULT_URL: Final = "redis://localhost:6379"
-DEFAULT_KEY_PREFIX: Final = "snapshot:"
-DEFAULT_COMPRESSION_LEVEL: Final = 3
-DEFAULT_MAX_CONNECTIONS: Final = 64
-DEFAULT_SOCKET_TIMEOUT: Final = timedelta(seconds=5)
-
-_LEVELS: Final = range(1, 23)
 _LAST_US: Final = to_micros(MAX_TIME) - 1
 
 
@@ -55,11 +48,11 @@ class RedisSnapshotStorage(AnyLoop, StandaloneStorage):
 
     def __init__(
         self,
-        redis_url: str = DEFAULT_URL,
-        key_prefix: str = DEFAULT_KEY_PREFIX,
+        redis_url: str = "redis://localhost:6379",
+        key_prefix: str = "snapshot:",
         default_ttl: int | None = None,
         enable_compression: bool = True,
-        compression_level: int = DEFAULT_COMPRESSION_LEVEL,
+        compression_level: int = 3,
         *,
         clock: Clock | None = None,
         max_connections: int | None = None,
@@ -78,9 +71,15 @@ class RedisSnapshotStorage(AnyLoop, StandaloneStorage):
 
         Raises ConfigError for what cannot work.
         """
-        places = DEFAULT_MAX_CONNECTIONS if max_connections is None else max_connections
-        deadline = DEFAULT_SOCKET_TIMEOUT if socket_timeout is None else as_duration(socket_timeout, "socket_timeout")
-        _check(default_ttl, compression_level, places)
+        places = 64 if max_connections is None else max_connections
+        if default_ttl is not None and (type(default_ttl) is not int or default_ttl < 1):
+            raise ConfigError(
+                f"default_ttl must be a number of seconds above 0, not {default_ttl!r}",
+                hint="None: snapshots do not expire",
+            )
+        check_level(compression_level)
+        if type(places) is not int or places < 1:
+            raise ConfigError(f"max_connections must be a number above 0, not {places!r}")
         super().__init__()
         self.redis_url = redis_url
         self.redis_kwargs = redis_kwargs
@@ -94,7 +93,7 @@ class RedisSnapshotStorage(AnyLoop, StandaloneStorage):
             address=with_driver_options(parse_redis_url(redis_url), redis_kwargs),
             keys=f"{key_prefix}*",
             max_connections=places,
-            socket_timeout=deadline,
+            socket_timeout=as_duration(5 if socket_timeout is None else socket_timeout, "socket_timeout"),
         )
         self._client = client
         self._renew()
@@ -284,18 +283,3 @@ async def _decoded(stored: Stored, saga_id: UUID) -> SagaSnapshot:
 def _decoded_replay(data: bytes, replay_id: UUID, saga_id: UUID | None) -> ReplayRecord:
     """Raises CorruptRecord."""
     return checked_replay(replay_of_bytes(data[PLACE_BYTES:]), replay_id=replay_id, saga_id=saga_id)
-
-
-def _check(default_ttl: object, compression_level: object, max_connections: object) -> None:
-    if default_ttl is not None and (type(default_ttl) is not int or default_ttl < 1):
-        raise ConfigError(
-            f"default_ttl must be a number of seconds above 0, not {default_ttl!r}",
-            hint="None: snapshots do not expire",
-        )
-    if type(compression_level) is not int or compression_level not in _LEVELS:
-        raise ConfigError(
-            f"compression_level must be from 1 to 22, not {compression_level!r}",
-            hint="enable_compression=False stores values as they are",
-        )
-    if type(max_connections) is not int or max_connections < 1:
-        raise ConfigError(f"max_connections must be a number above 0, not {max_connections!r}")

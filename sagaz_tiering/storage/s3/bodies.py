@@ -23,7 +23,6 @@ from sagaz_tiering.codec.value import MAX_BODY_BYTES, read_meta
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.drivers.together import together
 from sagaz_tiering.objects.s3.answers import FoundObject
-from sagaz_tiering.objects.s3.options import S3Options
 from sagaz_tiering.objects.s3.store import S3RecordStore
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.answers import check_answer
@@ -200,23 +199,19 @@ def _entry(snapshot_id: UUID, found: FoundObject, value: bytes = b"") -> SavedEn
 
 def promise(bucket: OpenBucket, bodies: Sequence[Body]) -> errors.SnapshotArchived:
     """The error that names all of these snapshots, with a command that works as it is for the first."""
-    infos = [body.found.info for body in bodies]
+    infos, options = [body.found.info for body in bodies], bucket.store.calls.options
+    more = f" (and so for {len(infos) - 1} more objects)" if len(infos) > 1 else ""
+    endpoint = f" --endpoint-url {shlex.quote(options.settings.endpoint_url)}" if options.settings.endpoint_url else ""
+    key = f"{options.prefix}/{infos[0].key}".lstrip("/")
     storage_class, size = infos[0].storage_class, sum(info.size for info in infos) // len(infos)
     return errors.SnapshotArchived(
         storage_class=storage_class.value,
         snapshot_ids=[body.snapshot_id for body in bodies],
         object_keys=[info.key for info in infos],
         options=bucket.prices.restore_options(storage_class, size, len(infos), days=_RESTORE_DAYS),
-        how_to_restore=_how_to_restore(bucket.store.calls.options, [info.key for info in infos]),
-    )
-
-
-def _how_to_restore(options: S3Options, keys: Sequence[str]) -> str:
-    more = f" (and so for {len(keys) - 1} more objects)" if len(keys) > 1 else ""
-    endpoint = f" --endpoint-url {shlex.quote(options.settings.endpoint_url)}" if options.settings.endpoint_url else ""
-    key = f"{options.prefix}/{keys[0]}".lstrip("/")
-    return (
-        f"aws s3api restore-object{endpoint} --bucket {options.bucket} --key {shlex.quote(key)}"
-        f" --restore-request 'Days={_RESTORE_DAYS},GlacierJobParameters={{Tier=Standard}}'{more};"
-        " reads work once it is readable"
+        how_to_restore=(
+            f"aws s3api restore-object{endpoint} --bucket {options.bucket} --key {shlex.quote(key)}"
+            f" --restore-request 'Days={_RESTORE_DAYS},GlacierJobParameters={{Tier=Standard}}'{more};"
+            " reads work once it is readable"
+        ),
     )

@@ -40,7 +40,7 @@ from sagaz_tiering.objects.s3.options import S3Options, SettingNames
 from sagaz_tiering.objects.s3.store import S3RecordStore
 from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 from sagaz_tiering.storage.any_loop import AnyLoop
-from sagaz_tiering.storage.base import as_duration
+from sagaz_tiering.storage.base import as_duration, check_level
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import changing, reading, replays
 from sagaz_tiering.storage.s3 import keys as s3_keys
@@ -138,7 +138,9 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
         )
         self.bucket_name = self._options.bucket
         self._class = _storage_class(storage_class)
-        self._level = _level(compression_level) if enable_compression else None
+        if enable_compression:
+            check_level(compression_level)
+        self._level = compression_level if enable_compression else None
         self._clock: Clock = clock or SystemClock()
         self._texts = texts_for(on_unsupported, self._kind)
         self._renew()
@@ -293,12 +295,6 @@ def _storage_class(name: str) -> StorageClass:
     if name not in known:
         raise ConfigError(f"there is no storage class {name!r}", hint=f"use one of {', '.join(known)}")
     return known[name]
-
-
-def _level(level: int) -> int:
-    if type(level) is not int or not 1 <= level <= 22:
-        raise ConfigError(f"compression_level must be from 1 to 22, not {level!r}", hint="3 is a good one")
-    return level
 
 
 def _sdk_options(given: Mapping[str, Any], endpoint_url: str | None) -> dict[str, Any]:
