@@ -18,13 +18,8 @@ from typing import Any, Final, NamedTuple
 
 import aioboto3  # type: ignore[import-untyped]  # ships no types
 import aiohttp
+from aiobotocore import credentials as sdk_credentials
 from aiobotocore.config import AioConfig
-from aiobotocore.credentials import (
-    AioCredentials,
-    AioProcessProvider,
-    AioRefreshableCredentials,
-    create_credential_resolver,
-)
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
 from botocore import exceptions as sdk
@@ -156,14 +151,14 @@ class NoIdentity(sdk.BotoCoreError):
         self.hint = hint
 
 
-class LateCredentials(AioCredentials):
+class LateCredentials(sdk_credentials.AioCredentials):
     """What the SDK finds for `core` in environment, profile and role, once it can be found."""
 
     def __init__(self, new_core: Callable[[], Any], region: str | None) -> None:
         """`new_core` makes a session of the SDK, which reads files anew; `region` is where STS is asked."""
         super().__init__("", "", method="late")
         self._new_core, self._region = new_core, region
-        self._found: AioCredentials | AioRefreshableCredentials | None = None
+        self._found: sdk_credentials.AioCredentials | sdk_credentials.AioRefreshableCredentials | None = None
         self._one_search = asyncio.Lock()
         self._failed: tuple[float, NoIdentity] | None = None
 
@@ -197,15 +192,16 @@ class LateCredentials(AioCredentials):
     def heard(self, parsed: Mapping[str, Any], **_: Any) -> None:
         """Look again before the next request if an answer says that these are no good any more: they get rotated."""
         code = str(parsed.get("Error", {}).get("Code", "")) if isinstance(parsed, Mapping) else ""
-        renew_themselves = isinstance(self._found, AioRefreshableCredentials)
+        renew_themselves = isinstance(self._found, sdk_credentials.AioRefreshableCredentials)
         if code in _NO_LONGER or (code in _MAYBE_NO_LONGER and not renew_themselves):
             self._found = None
 
     async def _search(self) -> Any:
         core = self._new_core()
-        resolver = create_credential_resolver(core, region_name=self._region)
-        name, profile = AioProcessProvider.METHOD, core.get_config_variable("profile") or "default"
-        resolver.insert_before(name, AioProcessProvider(profile, lambda: core.full_config, popen=_Process.start))
+        resolver = sdk_credentials.create_credential_resolver(core, region_name=self._region)
+        profile = core.get_config_variable("profile") or "default"
+        by_process = sdk_credentials.AioProcessProvider(profile, lambda: core.full_config, popen=_Process.start)
+        resolver.insert_before(by_process.METHOD, by_process)
         found = await resolver.load_credentials()
         if found is None:
             raise sdk.NoCredentialsError

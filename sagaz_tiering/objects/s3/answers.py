@@ -9,14 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-)
+from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 
 from sagaz_tiering.config.tiers import Encryption
@@ -43,7 +36,7 @@ if TYPE_CHECKING:
 SHA256_METADATA = "sha256"
 MARK_METADATA = "mark"
 
-DRIVER_ERRORS = (ClientError, BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError)
+DRIVER_ERRORS = (sdk.ClientError, sdk.BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError)
 """All that the SDK raises. A body that is cut short surfaces as a plain aiohttp or parser error."""
 
 _NOT_FOUND = {"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NotFound", "404"}
@@ -171,13 +164,13 @@ class Asked:
 def error_code(error: BaseException | None) -> str:
     """S3's own code behind one of our errors, or "" where S3 did not answer."""
     cause = error.__cause__ if error is not None else None
-    return str(cause.response["Error"].get("Code", "")) if isinstance(cause, ClientError) else ""
+    return str(cause.response["Error"].get("Code", "")) if isinstance(cause, sdk.ClientError) else ""
 
 
 def lacks_feature(error: BaseException) -> bool:
     """Whether the store says of what was asked that it does not do such things at all."""
     cause = error.__cause__
-    if not isinstance(cause, ClientError):
+    if not isinstance(cause, sdk.ClientError):
         return False
     status = cause.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     return status in (405, 501) or error_code(error) in ("NotImplemented", "MethodNotAllowed")
@@ -185,12 +178,12 @@ def lacks_feature(error: BaseException) -> bool:
 
 def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTieringError:
     """Our error for one of DRIVER_ERRORS; transient exactly where asking again may help."""
-    if isinstance(exc, ClientError):
+    if isinstance(exc, sdk.ClientError):
         return _answered(exc, asked, options)
     where = asked.where(options)
     if isinstance(exc, NoIdentity):
         return CredentialsUnavailable(f"{where}: {exc}", hint=exc.hint)
-    if isinstance(exc, FlexibleChecksumError):
+    if isinstance(exc, sdk.FlexibleChecksumError):
         return CorruptPack(f"{where}: the bytes read do not have the checksum that S3 keeps for them ({exc})")
     if (fault := tls_fault(exc, options.settings.endpoint_url or "AWS S3")) is not None:
         kind = BucketUnusable if fault.permanent else ColdTierUnavailable
@@ -198,7 +191,7 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
     if isinstance(exc, ResponseParserError):
         hint = f"what answers there is not S3, but a proxy, a login page or a web server say; {_reach_hint(options)}"
         return ColdTierUnavailable(f"{where} was answered with what is no answer of S3 ({exc})", hint=hint)
-    unreached = (ConnectionError, HTTPClientError, IncompleteReadError, aiohttp.ClientError)
+    unreached = (sdk.ConnectionError, sdk.HTTPClientError, sdk.IncompleteReadError, aiohttp.ClientError)
     if isinstance(exc, (*unreached, OSError)):
         return ColdTierUnavailable(f"{where} failed: {type(exc).__name__}: {exc}", hint=_reach_hint(options))
     return ObjectStoreError(
@@ -215,7 +208,7 @@ def late(asked: Asked, options: S3Options, last: SagazTieringError | None) -> Co
     )
 
 
-def _answered(exc: ClientError, asked: Asked, options: S3Options) -> SagazTieringError:
+def _answered(exc: sdk.ClientError, asked: Asked, options: S3Options) -> SagazTieringError:
     code = str(exc.response["Error"].get("Code", ""))
     where = asked.where(options)
     said = f"{where}: {code} {exc.response['Error'].get('Message', '')}".rstrip()
@@ -231,7 +224,7 @@ def _answered(exc: ClientError, asked: Asked, options: S3Options) -> SagazTierin
     return _refused(exc, code, said, asked, options)
 
 
-def _refused(exc: ClientError, code: str, said: str, asked: Asked, options: S3Options) -> SagazTieringError:
+def _refused(exc: sdk.ClientError, code: str, said: str, asked: Asked, options: S3Options) -> SagazTieringError:
     status = int(exc.response["ResponseMetadata"].get("HTTPStatusCode", 0))
     for codes, kind, hint in _MEANS:
         if code in codes:
@@ -268,7 +261,7 @@ def _kms_failed(code: str, said: str, options: S3Options) -> SagazTieringError:
     )
 
 
-def _region_hint(exc: ClientError, options: S3Options) -> str:
+def _region_hint(exc: sdk.ClientError, options: S3Options) -> str:
     """What to set when the bucket is in another region than the one asked."""
     headers = exc.response["ResponseMetadata"].get("HTTPHeaders", {})
     region, now = exc.response["Error"].get("Region") or headers.get("x-amz-bucket-region"), options.settings.region
