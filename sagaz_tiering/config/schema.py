@@ -7,11 +7,11 @@ import inspect
 import textwrap
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Location = tuple[int | str, ...]
 """Path of a value inside the configuration: keys and list positions, outermost first."""
@@ -34,15 +34,6 @@ class StrictModel(BaseModel):
     def _problems(self) -> Iterable[tuple[Location, str]]:
         """What cannot be of these values together, each with where it is in the section."""
         return ()
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        found = handler(core_schema)
-        told = words(cls)
-        for key, value in handler.resolve_ref_schema(found).get("properties", {}).items():
-            if key in told:
-                value["description"] = told[key]
-        return found
 
 
 def keys(model: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -146,8 +146,8 @@ async def _found_fates(
     refs = await storage.timeline(saga_id)
     places = {ref.snapshot_id: str(ref.storage_class) if ref.tier is Tier.COLD else "hot" for ref in refs}
     counts = Counter(ref.snapshot_id for ref in refs)
-    by_list = await _answer(lambda: _listed(storage, saga_id, len(members)), objects)
-    by_id = await _answer(lambda: _got(storage, probe.snapshot_id), objects)
+    by_list = await _answer(storage.list_snapshots(saga_id, limit=len(members) + 1), objects)
+    by_id = await _answer(storage.get_snapshot(probe.snapshot_id), objects)
     fates = {}
     for snapshot in members:
         wanted = snapshot.snapshot_id
@@ -164,22 +164,15 @@ Answer = dict[UUID, SagaSnapshot] | str
 """What a read gave: snapshots by id, or in words why none."""
 
 
-async def _answer(read: Callable[[], Awaitable[dict[UUID, SagaSnapshot]]], objects: ObjectStore) -> Answer:
+async def _answer(read: Awaitable[list[SagaSnapshot] | SagaSnapshot | None], objects: ObjectStore) -> Answer:
     try:
-        return await read()
+        read_back = await read
     except SnapshotArchived as exc:
         return await _archived_fate(exc, objects)
     except SagazTieringError as exc:
         return f"unreadable ({type(exc).__name__}: {exc})"
-
-
-async def _listed(storage: TieredStorage, saga_id: UUID, count: int) -> dict[UUID, SagaSnapshot]:
-    return {found.snapshot_id: found for found in await storage.list_snapshots(saga_id, limit=count + 1)}
-
-
-async def _got(storage: TieredStorage, snapshot_id: UUID) -> dict[UUID, SagaSnapshot]:
-    found = await storage.get_snapshot(snapshot_id)
-    return {} if found is None else {found.snapshot_id: found}
+    found = read_back if isinstance(read_back, list) else [read_back]
+    return {each.snapshot_id: each for each in found if each is not None}
 
 
 def _fate(snapshot: SagaSnapshot, place: str | None, answer: Answer) -> str:

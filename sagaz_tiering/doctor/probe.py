@@ -152,16 +152,13 @@ class Probe:
         except ObjectStoreError as exc:
             if is_refusal(exc):
                 raise
-            self._classless(subject, f"{storage_class} is refused: {exc}", needed=storage_class in self._used)
-            return
-        if found is storage_class:
-            self._found.ok(subject, f"written as {storage_class}, comes back as such")
+            text = f"{storage_class} is refused: {exc}"
         else:
+            if found is storage_class:
+                self._found.ok(subject, f"written as {storage_class}, comes back as such")
+                return
             text = f"written as {storage_class}, comes back as {found}"
-            self._classless(subject, text, needed=storage_class in self._used)
-
-    def _classless(self, subject: str, text: str, *, needed: bool) -> None:
-        if needed:
+        if storage_class in self._used:
             self._found.error(subject, text, "a policy moves to this class: plan no moves to it on this store")
         else:
             self._found.warning(subject, text, "plan no moves to this class on this store")
