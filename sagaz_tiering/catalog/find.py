@@ -23,7 +23,7 @@ from sagaz_tiering.catalog.patterns import expression
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import ANY
-from sagaz_tiering.costs import PackGroup
+from sagaz_tiering.costs.lines import PackGroup
 from sagaz_tiering.drivers.postgresql.queries import from_column, joined, load, to_column
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.policy import PolicySet, SagaEnd

@@ -19,7 +19,7 @@ from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.locations import FrameLocation, frame_location
 from sagaz_tiering.catalog.patterns import expressions
 from sagaz_tiering.config.patterns import Match
-from sagaz_tiering.costs import PriceList
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.errors import ConfigError, StatementRefused

@@ -17,7 +17,8 @@ from sagaz_tiering.catalog.leases import Repository, columns, of_row
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
-from sagaz_tiering.costs import Due, Expired, PackGroup, bucket_of
+from sagaz_tiering.costs.economics import bucket_of
+from sagaz_tiering.costs.lines import Due, Expired, PackGroup
 from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass

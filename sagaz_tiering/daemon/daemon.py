@@ -28,7 +28,7 @@ from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.units import format_duration
-from sagaz_tiering.costs import minimum_durations
+from sagaz_tiering.costs.prices import minimum_durations
 from sagaz_tiering.daemon import health
 from sagaz_tiering.daemon.schedule import FullJitter, JobSchedule, first_delays, times_of
 from sagaz_tiering.daemon.systemd import ServiceManager

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sagaz_tiering.config.load import ConfigWarning
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.costs import PriceList
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.doctor.finding import Findings
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.terminal import counted, show_bytes

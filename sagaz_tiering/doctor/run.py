@@ -13,7 +13,7 @@ from sagaz_tiering.app.parts import open_parts
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.costs import minimum_durations
+from sagaz_tiering.costs.prices import minimum_durations
 from sagaz_tiering.doctor.finding import Check, Finding, Findings, Level
 from sagaz_tiering.doctor.hot_tier import check_hot_tier
 from sagaz_tiering.doctor.machine import check_folders, check_packages, check_policies

@@ -17,8 +17,7 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.reindexing import PackWork
 from sagaz_tiering.catalog.restores import RestorePack
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.costs import Cost, restore_cost
-from sagaz_tiering.costs.economics import THAW_DAYS
+from sagaz_tiering.costs.economics import THAW_DAYS, Cost, restore_cost
 from sagaz_tiering.errors import BudgetSpent
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.packs.format import finished

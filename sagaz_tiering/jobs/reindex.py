@@ -40,7 +40,8 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import dictionary_id, snapshot_id
 from sagaz_tiering.codec.value import attributed, decode, decode_value, read_header
 from sagaz_tiering.codec.zstd import Dictionary
-from sagaz_tiering.costs import Cost, PriceList, restore_cost
+from sagaz_tiering.costs.economics import Cost, restore_cost
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.errors import CorruptPack, CorruptRecord, MasterKeyUnavailable, ObjectStoreError
 from sagaz_tiering.jobs.age.frames import CHUNK_BYTES
 from sagaz_tiering.jobs.attributes import column_of, definitions_revision, newest_footer, put_attributes, with_texts

@@ -30,7 +30,7 @@ from sagaz_tiering.catalog.restores import HOT_DAYS, AskedSnapshot, Restore, Res
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import to_value
 from sagaz_tiering.config.sections import RestoreSettings
-from sagaz_tiering.costs import restore_cost
+from sagaz_tiering.costs.economics import restore_cost
 from sagaz_tiering.errors import (
     BudgetSpent,
     CorruptPack,

@@ -15,7 +15,7 @@ from functools import partial
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.surveys import group_of
-from sagaz_tiering.costs import Cost, judge_pack, transition_cost
+from sagaz_tiering.costs.economics import Cost, judge_pack, transition_cost
 from sagaz_tiering.errors import (
     BucketUnusable,
     ColdTierUnavailable,

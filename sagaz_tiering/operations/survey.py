@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.codec.value import read_meta
-from sagaz_tiering.costs import Due, Expired, Inputs
+from sagaz_tiering.costs.lines import Due, Expired, Inputs
 from sagaz_tiering.costs.plan import Plan, plan
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.values import IndexedHeader

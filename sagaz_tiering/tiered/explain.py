@@ -17,7 +17,9 @@ from sagaz_tiering.catalog.surveys import PackShare
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import RUNNING
 from sagaz_tiering.config.units import format_duration
-from sagaz_tiering.costs import PackGroup, PriceList, judge_pack, share_cost
+from sagaz_tiering.costs.economics import judge_pack, share_cost
+from sagaz_tiering.costs.lines import PackGroup
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.policy import Decision, Policy, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.terminal import show_time

@@ -19,7 +19,7 @@ from sagaz_tiering.attributes import tokens_of, values_of
 from sagaz_tiering.catalog.find import KnownSaga, Position, Present, Question, Route
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import ANY, MAX_PATTERN
-from sagaz_tiering.costs import PriceList
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import Tier, as_utc

@@ -14,7 +14,7 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.patterns import Match, matcher
 from sagaz_tiering.config.sections import rule_problem
-from sagaz_tiering.costs import PriceList
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.hot.incarnation import Incarnation

@@ -19,7 +19,7 @@ from support.tiers import DAY, NOW, Places, Product, adjust, config, product
 
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.value import encode, read_meta, to_value
-from sagaz_tiering.costs import bucket_of
+from sagaz_tiering.costs.economics import bucket_of
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.hot.queue import GATHERED
 from sagaz_tiering.jobs import run_job

@@ -17,7 +17,7 @@ from support.tiers import DAY, Places, Product, adjust, config, product, rebuilt
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock, to_micros
-from sagaz_tiering.costs import bucket_of
+from sagaz_tiering.costs.economics import bucket_of
 from sagaz_tiering.errors import LegalHold
 from sagaz_tiering.jobs import run_job
 from sagaz_tiering.packs.entries import FrameEntry

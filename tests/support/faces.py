@@ -48,7 +48,7 @@ FACES = {
         "units",
         "urls",
     ),
-    "costs": ("economics", "lines", "plan"),
+    "costs": ("economics", "lines", "plan", "prices"),
     "daemon": ("health", "listening"),
     "dictionaries": ("bucket", "cache", "training"),
     "doctor": ("finding", "setup"),

@@ -11,7 +11,7 @@ import pytest
 
 from sagaz_tiering.config import written
 from sagaz_tiering.config.load import config_of, load_config, load_with_warnings
-from sagaz_tiering.costs import minimum_durations
+from sagaz_tiering.costs.prices import minimum_durations
 from sagaz_tiering.errors import ConfigError, PolicyError
 from sagaz_tiering.storage_class import StorageClass
 

@@ -19,7 +19,7 @@ import yaml
 
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.costs import minimum_durations
+from sagaz_tiering.costs.prices import minimum_durations
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "deploy" / "kubernetes" / "base"

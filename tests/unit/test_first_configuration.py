@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from sagaz_tiering.config.load import load_with_warnings
-from sagaz_tiering.costs import minimum_durations
+from sagaz_tiering.costs.prices import minimum_durations
 from sagaz_tiering.doctor import setup
 from sagaz_tiering.doctor.setup import Machine, configuration, look, password_advice, preparations
 

@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.costs import Cost, Due, Expired, Inputs, PackGroup, PriceList, first_class, share_cost
-from sagaz_tiering.costs.economics import choose_class, ends_at, judge_move
-from sagaz_tiering.costs.lines import difference
+from sagaz_tiering.costs.economics import Cost, choose_class, ends_at, first_class, judge_move, share_cost
+from sagaz_tiering.costs.lines import Due, Expired, Inputs, PackGroup, difference
 from sagaz_tiering.costs.plan import Plan, plan
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.jobs.compact.plan import Merge
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass

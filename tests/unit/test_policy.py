@@ -16,7 +16,7 @@ from sagaz_tiering.attributes import column
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.lint import policy_notes, policy_warnings
 from sagaz_tiering.config.patterns import Match, matcher, patterns_cover
-from sagaz_tiering.costs import PriceList
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.policy import NOT_PROMISED, UNMATCHED, Durability, Policy, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta

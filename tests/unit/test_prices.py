@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from sagaz_tiering.costs import PriceList
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.storage_class import StorageClass
 
 KB, MB, GB = 2**10, 2**20, 2**30

@@ -28,7 +28,7 @@ async def check(
     """Check a configuration without touching any server. Errors and warnings with their lines, and its policies."""
     from sagaz_tiering.config.lint import policy_notes
     from sagaz_tiering.config.load import load_with_warnings
-    from sagaz_tiering.costs import minimum_durations
+    from sagaz_tiering.costs.prices import minimum_durations
     from sagaz_tiering.policy import PolicySet
 
     path = locate_config(file or call.config)

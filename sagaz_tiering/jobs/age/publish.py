@@ -15,7 +15,7 @@ from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.config.units import micros
-from sagaz_tiering.costs import bucket_end, first_class
+from sagaz_tiering.costs.economics import bucket_end, first_class
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs.age.frames import Part
 from sagaz_tiering.jobs.age.writes import AgeWrites

@@ -24,7 +24,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.codec.header import is_in_pack
 from sagaz_tiering.config.policy import FrameEncryption
-from sagaz_tiering.costs import upload_cost
+from sagaz_tiering.costs.economics import upload_cost
 from sagaz_tiering.errors import MasterKeyUnavailable
 from sagaz_tiering.hot.values import ClaimedSaga
 from sagaz_tiering.jobs import reconcile

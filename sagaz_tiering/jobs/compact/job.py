@@ -31,7 +31,8 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.codec.zstd import Dictionary
-from sagaz_tiering.costs import Cost, Line
+from sagaz_tiering.costs.economics import Cost
+from sagaz_tiering.costs.lines import Line
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.jobs.attributes import newest_footer
 from sagaz_tiering.jobs.compact.plan import Merge, expiry_bucket, plan

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from sagaz_tiering.catalog.compaction import Candidate
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.costs import Cost, Line, PriceList, bucket_end, bucket_of, life, months, restore_cost, upload_cost
-from sagaz_tiering.costs.economics import NEVER
+from sagaz_tiering.costs.economics import NEVER, Cost, bucket_end, bucket_of, life, months, restore_cost, upload_cost
+from sagaz_tiering.costs.lines import Line
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.jobs.context import chunks
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass

@@ -20,7 +20,7 @@ from sagaz_tiering import errors
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value
 from sagaz_tiering.codec.value import MAX_BODY_BYTES, read_meta
-from sagaz_tiering.costs import PriceList
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.drivers.together import together
 from sagaz_tiering.objects.s3.answers import FoundObject
 from sagaz_tiering.objects.s3.store import S3RecordStore

@@ -34,7 +34,7 @@ from sagaz_tiering.codec.threaded import encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.config.tiers import Checksums, ColdSettings, Encryption
 from sagaz_tiering.config.urls import secret_or_none
-from sagaz_tiering.costs import PriceList
+from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.errors import ConfigError, CorruptRecord, InvalidKey
 from sagaz_tiering.objects.s3.options import S3Options, SettingNames
 from sagaz_tiering.objects.s3.store import S3RecordStore
