@@ -6,7 +6,7 @@ leads to the primary that they name; any server that became a replica is left (`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Any
@@ -123,6 +123,16 @@ class HotConnection:
         async with self.pool() as client:
             found: list[Any] = await client.mget(keys) if keys else []
         return found
+
+    async def scan(self, match: str) -> AsyncIterator[list[bytes]]:
+        """Keys by SCAN, a page at a time, in no order, some twice."""
+        async with self.pool() as client:
+            cursor = 0
+            while True:
+                cursor, keys = await client.scan(cursor, match=match, count=1000)
+                yield keys
+                if cursor == 0:
+                    return
 
     async def read(self, run: Callable[..., Awaitable[Any]], name: str, keys: list[str], args: list[Any]) -> Any:
         """What a script reads, by `ask` or `run`. That another incarnation answers is noted, for who asks to look.

@@ -147,11 +147,11 @@ def pointer(meta: SnapshotMeta) -> bytes:
 def pointed(snapshot_id: UUID, pointer_value: bytes) -> SnapshotMeta:
     """What a pointer tells of a save; names, status and retention are not in it."""
     saga, created_us, step, saved_us, body_crc = _POINTER.unpack(pointer_value)
-    found = nameless(snapshot_id, UUID(hex=saga.decode()), created_us, step - _STEP_BIAS)
+    found = known_by_place(snapshot_id, UUID(hex=saga.decode()), created_us, step - _STEP_BIAS)
     return found._replace(saved_us=saved_us, body_crc=body_crc)
 
 
-def nameless(snapshot_id: UUID, saga_id: UUID, created_us: int, step_index: int) -> SnapshotMeta:
+def known_by_place(snapshot_id: UUID, saga_id: UUID, created_us: int, step_index: int) -> SnapshotMeta:
     """What a place in an index tells of a snapshot: neither which save, nor names, status and retention."""
     return SnapshotMeta(snapshot_id, saga_id, "", "", step_index, "", created_us, 0, None, 0)
 

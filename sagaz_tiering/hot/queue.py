@@ -96,11 +96,8 @@ class HotQueue:
         aside, new = f"{index}:set-aside", f"{index}:renewed"
         async with self._connection.pool() as client:
             await client.delete(new)
-            keys: list[bytes] = []
-            async for key in client.scan_iter(match=f"{index}:*", count=1000):
-                keys.append(key)
-            for start in range(0, len(keys), _PAGE):
-                ids = filter(None, (saga_of(key[len(index) + 1 :]) for key in keys[start : start + _PAGE]))
+            async for keys in self._connection.scan(f"{index}:*"):
+                ids = filter(None, (saga_of(key[len(index) + 1 :]) for key in keys))
                 ours = [save for save in (await self.saves(list(ids))).values() if save.saga_id == saga_id]
                 entries: dict[Any, int] = {hot_keys.member(s.step_index, s.snapshot_id): s.created_us for s in ours}
                 found += len(entries)

@@ -143,17 +143,10 @@ class HotTier:
     ) -> tuple[Indexed, bytes | None] | None:
         """The newest snapshot of a saga, at or before a time, of a step; and `HotValue.newest`."""
         saga = saga_id.hex
-        found = await self.connection.read(
-            self.connection.ask,
-            "newest",
-            [self.keys.index(saga)],
-            [
-                self.keys.value_prefix(saga),
-                "+inf" if not_after_us is None else not_after_us,
-                (step_name or "").encode("utf-8", "surrogatepass"),
-                "0" if step_name is None else "1",
-            ],
-        )
+        step = (step_name or "").encode("utf-8", "surrogatepass")
+        until = "+inf" if not_after_us is None else not_after_us
+        args = [self.keys.value_prefix(saga), until, step, "0" if step_name is None else "1"]
+        found = await self.connection.read(self.connection.ask, "newest", [self.keys.index(saga)], args)
         return (indexed(*found[:3]), found[3]) if found else None
 
     async def unnoted(self, until_us: int, limit: int) -> list[Unnoted]:
@@ -240,29 +233,16 @@ class HotTier:
     async def snapshots(self) -> AsyncIterator[tuple[UUID, UUID, int]]:
         """(saga id, snapshot id, value bytes) of every snapshot, by SCAN: for totals, never for reads."""
         prefix = f"{self.keys.prefix}:{{".encode()
-        async with self.connection.pool() as client:
-            batch: list[bytes] = []
-            async for key in client.scan_iter(match=f"{self.keys.prefix}:{{*}}:*", count=1000):
-                batch.append(key)
-                if len(batch) == _PAGE:
-                    for found in await self._lengths(batch, prefix):
-                        yield found
-                    batch = []
-            for found in await self._lengths(batch, prefix):
+        async for keys in self.connection.scan(f"{self.keys.prefix}:{{*}}:*"):
+            for found in await self._lengths(keys, prefix):
                 yield found
 
     async def saga_ids(self) -> AsyncIterator[list[UUID]]:
         """Every saga that Redis has something of, in no order, some twice, by SCAN: for transfer and backup."""
         start = len(self.keys.index(""))
-        pattern = self.keys.index("?" * 32)
-        async with self.connection.pool() as client:
-            cursor: int = 0
-            while True:
-                cursor, keys = await client.scan(cursor, match=pattern, count=1000)
-                found = (hot_keys.saga_of(key[start - 1 : -1]) for key in keys if isinstance(key, bytes))
-                yield [saga for saga in found if saga is not None]
-                if cursor == 0:
-                    return
+        async for keys in self.connection.scan(self.keys.index("?" * 32)):
+            found = (hot_keys.saga_of(key[start - 1 : -1]) for key in keys)
+            yield [saga for saga in found if saga is not None]
 
     async def renew_due(self, index: str) -> str:
         """Move what is in the place of an index aside (where to), and enter every saga of its shard, due now."""

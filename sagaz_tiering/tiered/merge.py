@@ -14,7 +14,7 @@ from sagaz_tiering.catalog.locations import SnapshotLocation
 from sagaz_tiering.catalog.sagas import packed
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
-from sagaz_tiering.hot.keys import member_step, nameless
+from sagaz_tiering.hot.keys import known_by_place, member_step
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
@@ -53,7 +53,7 @@ def damaged_copy(saga_id: UUID, header: IndexedHeader, error: Unreadable) -> Cop
 
 def damaged_ref(snapshot_id: UUID, saga_id: UUID, created_us: int, step_index: int = 0) -> SnapshotRef:
     """All that is known of a snapshot in Redis that cannot be read: whose it is."""
-    return SnapshotRef.of(nameless(snapshot_id, saga_id, created_us, step_index), expires_us=None, tier=Tier.HOT)
+    return SnapshotRef.of(known_by_place(snapshot_id, saga_id, created_us, step_index), expires_us=None, tier=Tier.HOT)
 
 
 def located_copy(located: SnapshotLocation) -> Copy:
