@@ -277,6 +277,12 @@ def need_millis(moments: Iterable[datetime]) -> bool:
     return len({moment.replace(microsecond=0) for moment in found}) < len(found)
 
 
+def show_moments(moments: Sequence[datetime]) -> list[str]:
+    """All to the second, or to the millisecond where some would read the same else."""
+    millis = need_millis(moments)
+    return [str(show_time(moment, millis=millis)) for moment in moments]
+
+
 _ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
 
 

@@ -1,6 +1,6 @@
 """The command line: `sagaz-tiering`. Commands import what they need when they run, so that `--help` is quick.
 
-`commands` has one file a verb; they ask, call one function of a room below, and print a table or JSON.
+`commands` has verbs by what they are about; they ask, call one function of a room below, and print a table or JSON.
 It never holds a rule of its own: what a command decides is decided below, for the daemon as well.
 """
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.failures import UsageError, report
+from sagaz_tiering.cli.stderr import UsageError, report
 
 EXIT_CODES = (
     (0, "done"),
@@ -34,12 +34,8 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meanin
 _COMPLETES = "_SAGAZ_TIERING_COMPLETE"
 """Set where a shell asks what may come next."""
 _COMMANDS = {
-    "init": "init",
-    "run": "run",
-    "demo": "demo",
-    "doctor": "doctor",
-    "torture": "torture",
-    "job": "job",
+    **dict.fromkeys(("init", "run", "demo", "doctor", "torture"), "start"),
+    "job": "jobs",
     "plan": "plan",
     "status": "status",
     "find": "find",
@@ -47,20 +43,23 @@ _COMMANDS = {
     "diff": "diff",
     "show": "snapshot",
     "explain": "snapshot",
-    "hold": "hold",
-    "release": "hold",
-    "holds": "hold",
+    **dict.fromkeys(("hold", "release", "holds"), "holds"),
     "transfer": "transfer",
-    "restore": "restore",
-    "restores": "restore",
-    "cancel-restore": "restore",
-    "forget": "forget",
-    "erasures": "forget",
-    "console-token": "console",
+    **dict.fromkeys(("restore", "restores", "cancel-restore"), "restore"),
+    "forget": "holds",
+    "erasures": "holds",
+    "console-token": "start",
 }
 """Each command and the module of it in `commands`, in the order of `--help`."""
-_GROUPS = ("policy", "catalog", "replay", "quarantine", "keys", "export")
-"""The modules of groups of commands, which have their names."""
+_GROUPS = {
+    "policy": "plan",
+    "catalog": "catalog",
+    "replay": "replay",
+    "quarantine": "jobs",
+    "keys": "keys",
+    "export": "transfer",
+}
+"""The same of groups of commands."""
 
 
 def make_app(asked: str | None = None, *, alone: bool = False) -> typer.Typer:
@@ -77,13 +76,13 @@ def make_app(asked: str | None = None, *, alone: bool = False) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    for name in _COMMANDS:
+    for name, module in _COMMANDS.items():
         if not alone or name == asked:
-            each = _command(name)
+            each = getattr(_module(module), name.replace("-", "_"))
             app.command()(each if asked in (None, name) else _named_as(each))
-    for name in _GROUPS:
+    for name, module in _GROUPS.items():
         if not alone or name == asked:
-            group = _module(name).group
+            group = _module(module).group
             app.add_typer(group if asked in (None, name) else _named_as_group(group))
     app.callback()(_top)
     return app
@@ -91,11 +90,6 @@ def make_app(asked: str | None = None, *, alone: bool = False) -> typer.Typer:
 
 def _module(name: str) -> Any:
     return import_module(f"sagaz_tiering.cli.commands.{name}")
-
-
-def _command(name: str) -> Callable[..., None]:
-    found: Callable[..., None] = getattr(_module(_COMMANDS[name]), name.replace("-", "_"))
-    return found
 
 
 def _named_as(command: Callable[..., Any]) -> Callable[[], None]:

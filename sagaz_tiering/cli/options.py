@@ -1,57 +1,65 @@
-"""Options that every command shares, and where the configuration is looked for."""
+"""Options that commands share, how they are declared, and where the configuration is looked for.
+
+Long lists come a page at a time: `--limit` of them, and `--cursor` for those behind the page before.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from datetime import UTC, date, datetime, time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from sagaz_tiering.cli.failures import MAX_MESSAGE, UsageError
+from sagaz_tiering.cli.stderr import UsageError
 from sagaz_tiering.config import CONFIG_VARIABLE
-from sagaz_tiering.errors import ConfigError, InvalidSnapshot
-from sagaz_tiering.terminal import counted, safe
+from sagaz_tiering.errors import ConfigError
 
-if TYPE_CHECKING:
-    from sagaz_tiering.config.patterns import Match
-
-TIME_FORMS = "2026-03-01T12:00:00Z, or 2026-03-01 for its first instant in UTC"
-MATCH_KEYS = ("saga_name", "step_name", "status", "outcome", "attributes.NAME")
-"""What `--match KEY=PATTERN` takes; NAME is that of an attribute."""
-_SHAPE_OF_ID = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
-_LEAST_OF_ID = 9
-"""So many characters of a UUID are taken for the beginning of one."""
-_ALIKE = 0.5
-"""So much of a key that there is not is enough to think of one that there is."""
-_NEARLY = 0.8
-STATUSES = (
-    *("pending", "executing", "compensating", "forward_recovery", "completed"),
-    *("failed", "rolled_back", "partially_committed"),
-)
-"""Of a snapshot that sagaz saves; other code may have its own."""
 MOST = 2**31 - 1
 """Of anything that is counted: more is a slip of the finger, not a number to hand to a server."""
 CONFIG_PLACES = (Path("config/tiering.yaml"), Path("/etc/sagaz-tiering/tiering.yaml"))
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        metavar="FILE",
-        help=f"Configuration file. Default: ${CONFIG_VARIABLE}, else {CONFIG_PLACES[0]}, else {CONFIG_PLACES[1]}.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Log everything, and show the traceback of an error.")]
+Text = str | None
+Texts = list[str] | None
+T = TypeVar("T")
+
+
+def option(
+    metavar: str, about: str, *names: str, completes: Callable[..., list[str]] | None = None, **more: Any
+) -> Any:
+    """What Typer takes of an option with a value; a shell completes it by the words that `completes` gives."""
+    return typer.Option(*names, metavar=metavar or None, help=about, autocompletion=completes, **more)
+
+
+def flag(name: str, about: str) -> Any:
+    """An option that is given or not."""
+    return typer.Option(name, help=about)
+
+
+def argument(metavar: str, about: str | None = None, **more: Any) -> Any:
+    """What Typer takes of an argument."""
+    return typer.Argument(metavar=metavar, help=about, **more)
+
+
+def words_of(module: str, name: str) -> Callable[[], list[str]]:
+    """Words of a room below, which is imported where a shell asks for them."""
+    return lambda: list(getattr(import_module(f"sagaz_tiering.{module}"), name))
+
+
+_CONFIG = f"Configuration file. Default: ${CONFIG_VARIABLE}, else {CONFIG_PLACES[0]}, else {CONFIG_PLACES[1]}."
+ConfigOption = Annotated[Path | None, option("FILE", _CONFIG, "--config", "-c")]
+JsonOption = Annotated[bool, flag("--json", "Print one JSON document on stdout and nothing else there.")]
+DebugOption = Annotated[bool, flag("--debug", "Log everything, and show the traceback of an error.")]
+YesOption = Annotated[bool, option("", "Do not ask.", "--yes", "-y")]
+WhoOption = Annotated[Text, option("NAME", "Default: the login name.", "--who")]
+SagaArgument = Annotated[str, argument("SAGA_ID")]
+AnySaga = Annotated[Text, argument("[SAGA_ID]")]
+_Limit = Annotated[int, option("", "So many at most.", "--limit", "-l", min=1, max=MOST)]
+_Cursor = Annotated[Text, option("TEXT", "Go on behind the page that said this.", "--cursor")]
 
 
 def locate_config(given: Path | None) -> Path:
@@ -71,95 +79,61 @@ def locate_config(given: Path | None) -> Path:
     )
 
 
-def parse_id(text: str, name: str) -> UUID:
-    """`text` as a UUID; raises UsageError."""
-    from sagaz_tiering.sagaz_engine.capture import hint_of_saga_id
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Several options that make one value, for the annotation of a command's parameter: of each its kind and its
+    default, by name; `make` makes the value of theirs."""
 
-    try:
-        return UUID(text)
-    except ValueError as exc:
-        is_saga = name.startswith("SAGA_ID") or name == "--saga"
-        hint = _hint_of_short_id(text) or (hint_of_saga_id(text) if is_saga else "")
-        raise UsageError(f"{name} must be a UUID, not {text!r:.80}", hint=hint) from exc
+    options: Mapping[str, tuple[Any, Any]]
+    make: Callable[[Mapping[str, Any]], Any]
 
 
-def _hint_of_short_id(text: str) -> str:
-    """For the beginning of a UUID, such as a table that was cut has it; else empty."""
-    short = len(_SHAPE_OF_ID) - len(text)
-    if short <= 0 or len(text) < _LEAST_OF_ID or not re.fullmatch("[0-9a-f-]+", text.lower()):
-        return ""
-    if any((given == "-") != (due == "-") for given, due in zip(text, _SHAPE_OF_ID, strict=False)):
-        return ""
-    return f"this id is {counted(short, 'character')} short"
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """The page that is asked for. Its methods raise UsageError for a cursor that is none of the list's."""
 
+    limit: int
+    cursor: Text
 
-def parse_time(text: str) -> datetime:
-    """An ISO 8601 time with a zone, or a day (its first instant in UTC), as UTC; raises UsageError."""
-    from sagaz_tiering.snapshot import as_utc
+    @classmethod
+    def up_to(cls, limit: int) -> Bundle:
+        """`--limit` and `--cursor`, of a list of which so many are shown unless more are asked for."""
+        return Bundle({"limit": (_Limit, limit), "cursor": (_Cursor, None)}, lambda given: cls(**given))
 
-    with suppress(ValueError):  # no day alone
-        text = datetime.combine(date.fromisoformat(text), time(), UTC).isoformat()
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise UsageError(f"{text!r:.80} is not a time", hint=f"write it like {TIME_FORMS}") from exc
-    if moment.utcoffset() is None:
-        raise UsageError(f"{text!r:.80} has no time zone", hint=f"write it like {moment.isoformat()}Z for UTC")
-    try:
-        return as_utc(moment, "a time")
-    except InvalidSnapshot as exc:
-        raise UsageError(str(exc), hint="no snapshot can be from another time: is the year right?") from exc
+    def cut(self, rows: Sequence[T], key: Callable[[T], object]) -> tuple[list[T], Text]:
+        """The first `limit` rows, and the cursor of those behind them; None where nothing is."""
+        page = list(rows[: self.limit])
+        return page, str(key(page[-1])) if len(rows) > self.limit else None
 
+    def cut_by_time(self, rows: Sequence[T], key: Callable[[T], tuple[datetime, object]]) -> tuple[list[T], Text]:
+        """The same of a list that goes by time; `key` gives that, and the item."""
+        return self.cut(rows, lambda row: "/".join((key(row)[0].isoformat(), str(key(row)[1]))))
 
-def parse_match(pairs: list[str]) -> Match:
-    """`KEY=PATTERN` options as a match; raises UsageError."""
-    from pydantic import ValidationError
+    def of(self, rows: Sequence[T], key: Callable[[T], object]) -> tuple[list[T], Text]:
+        """The page of `rows` behind the row that the cursor is the key of."""
+        start = 0
+        if self.cursor is not None:
+            start = next((at for at, row in enumerate(rows, 1) if str(key(row)) == self.cursor), 0)
+            if not start:
+                raise self._not_here()
+        return self.cut(rows[start:], key)
 
-    from sagaz_tiering.attributes import NAME_PATTERN
-    from sagaz_tiering.config.patterns import Match
+    def behind_time(self, item: Callable[[str], T]) -> tuple[datetime, T] | None:
+        """The time and the item of a cursor of `cut_by_time`; `item` makes the latter of its text."""
+        if self.cursor is None:
+            return None
+        moment, _, name = self.cursor.partition("/")
+        try:
+            return datetime.fromisoformat(moment), item(name)
+        except ValueError as exc:
+            raise self._not_here() from exc
 
-    found: dict[str, list[str]] = {}
-    attributes: dict[str, list[str]] = {}
-    for pair in pairs:
-        key, _, pattern = pair.partition("=")
-        if not pattern:
-            raise UsageError(f"--match {pair!r:.80} is not KEY=PATTERN", hint=f"keys: {', '.join(MATCH_KEYS)}")
-        of_attribute = re.fullmatch(rf"attributes\.({NAME_PATTERN.strip('^$')})", key)
-        if not of_attribute and key not in MATCH_KEYS[:-1]:
-            raise UsageError(f"--match {pair!r:.80}: no key {key!r:.80}", hint=_nearest_keys(key))
-        into, name = (attributes, of_attribute[1]) if of_attribute else (found, key)
-        into.setdefault(name, []).append(pattern)
-    try:
-        match = Match.model_validate({**found, "attributes": attributes})
-    except ValidationError as exc:
-        raise UsageError(f"--match: {exc.errors()[0]['msg']}", hint="write it like saga_name=payment-*") from exc
-    warn_of_expressions(match.patterns)
-    return match
+    def behind_number(self) -> int | None:
+        """The cursor of a list that goes by numbers."""
+        if self.cursor is not None and not self.cursor.isdecimal():
+            raise self._not_here()
+        return None if self.cursor is None else int(self.cursor)
 
-
-def warn_of_expressions(patterns: Sequence[str]) -> None:
-    """Say on stderr which of these patterns look like regular expressions, which match hardly anything."""
-    from sagaz_tiering.config.lint import expression_warnings
-
-    for warning in expression_warnings(patterns):
-        print(f"warning: {safe(warning, limit=MAX_MESSAGE)}", file=sys.stderr, flush=True)
-
-
-def warn_of_statuses(given: Sequence[str]) -> None:
-    """Say on stderr which of these are nearly a status, and so none that any saga has."""
-    import difflib
-
-    for status in given:
-        near = difflib.get_close_matches(status, STATUSES, n=1, cutoff=_NEARLY)
-        if near and status not in STATUSES and not set(status) & set("*?["):
-            print(
-                f"warning: {safe(status)} is no status of sagaz; did you mean {near[0]}?", file=sys.stderr, flush=True
-            )
-
-
-def _nearest_keys(key: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(key.lower(), MATCH_KEYS, n=2, cutoff=_ALIKE)
-    meant = " or ".join(each for each in MATCH_KEYS if each in near)
-    return f"{f'did you mean {meant}? ' if meant else ''}keys: {', '.join(MATCH_KEYS)}"
+    def _not_here(self) -> UsageError:
+        hint = "pass on what the page before said, as it is: `next` of its JSON"
+        return UsageError(f"{self.cursor!r:.80} is no cursor of this list", hint=hint)

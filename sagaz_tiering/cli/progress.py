@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,7 @@ def progress(name: str, totals: Mapping[str, int] = NOTHING_KNOWN) -> Iterator[C
 
         def advance(kind: str, more: int) -> None:
             done[kind] = done.get(kind, 0) + more
-            told = counters(name, done, totals, time.monotonic() - began)
-            bars.update(line, description=told)
+            bars.update(line, description=counters(name, done, totals, time.monotonic() - began))
 
         yield advance
 
@@ -82,9 +81,7 @@ def how_far(done: int, total: int | None, rate: float) -> str:
 
 
 @asynccontextmanager
-async def showing_progress(
-    source: SnapshotSource | None,
-) -> AsyncIterator[Callable[[TransferProgress], None]]:
+async def showing_progress(source: SnapshotSource | None) -> AsyncIterator[Callable[[TransferProgress], None]]:
     """The callback to give to the transfer; `source` is asked for the total (None: the total is not known), as far as
     it can say without reading all: it may take a while."""
     import asyncio
@@ -112,11 +109,8 @@ async def showing_progress(
 @contextmanager
 def showing(total_of: Callable[[Any], int | None]) -> Iterator[Callable[[Any], None]]:
     """A bar on a terminal, elsewhere lines; `total_of` tells of it how much there is (None: not known)."""
-    if sys.stderr.isatty():
-        with _bar(total_of) as show:
-            yield show
-    else:
-        yield _lines(total_of)
+    with _bar(total_of) if sys.stderr.isatty() else nullcontext(_lines(total_of)) as show:
+        yield show
 
 
 def _lines(total_of: Callable[[Any], int | None]) -> Callable[[HowFar], None]:
@@ -141,22 +135,12 @@ def describe(progress: HowFar, total: int | None) -> str:
 
 @contextmanager
 def _bar(total_of: Callable[[Any], int | None]) -> Iterator[Callable[[HowFar], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    from rich import progress as rich
 
-    columns = (
-        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TextColumn("{task.fields[rest]}"), TimeElapsedColumn()),
-    )
-    with Progress(*columns, console=make_console(stderr=True), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
+    text, rest = rich.TextColumn("{task.description}"), rich.TextColumn("{task.fields[rest]}")
+    columns = (rich.SpinnerColumn(), text, rich.BarColumn(), rich.MofNCompleteColumn(), rest, rich.TimeElapsedColumn())
+    with rich.Progress(*columns, console=make_console(stderr=True), transient=True) as bars:
+        tasks: dict[str, rich.TaskID] = {}
 
         def show(progress: HowFar) -> None:
             total = total_of(progress)

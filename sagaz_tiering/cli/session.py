@@ -1,6 +1,7 @@
 """One shape for every command: an async function is asked, and answers with a document and with lines.
 
-`command` makes of it what Typer takes, with --config, --json and --debug; its errors become an exit code.
+`command` makes of it what Typer takes, with --config, --json and --debug; its errors become an exit code. Ctrl-C and
+SIGTERM end it, or let it finish its running step first (`stopped_by_signals`).
 """
 
 from __future__ import annotations
@@ -9,27 +10,32 @@ import inspect
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import typer
 
-from sagaz_tiering.cli.failures import report, say
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
-from sagaz_tiering.cli.stopping import INTERRUPTED, TERMINATED
+from sagaz_tiering.cli.options import Bundle, ConfigOption, DebugOption, JsonOption, locate_config
+from sagaz_tiering.cli.stderr import report, say
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.terminal import Grid, make_console, make_table, pretty_json, print_json, print_table, safe, show_when
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sagaz_tiering.app.runtime import Runtime
+    from sagaz_tiering.config.model import TieringConfig
     from sagaz_tiering.jobs.times import NextRun
     from sagaz_tiering.storage.base import SnapshotStorage
 
 _MAX_LINE = 5_000
+INTERRUPTED = 130
+TERMINATED = 143
 _SHARED = (("config", ConfigOption, None), ("as_json", JsonOption, False), ("debug", DebugOption, False))
 
 
@@ -41,21 +47,27 @@ class Call:
     as_json: bool = False
     debug: bool = False
 
+    def loaded(self) -> TieringConfig:
+        """What the configuration says."""
+        path = locate_config(self.config)
+        from sagaz_tiering.config.load import load_config
+
+        return load_config(path)
+
     @asynccontextmanager
-    async def opened(self, *, migrated: bool = False) -> AsyncIterator[Runtime]:
+    async def opened(self, *, migrated: bool = False, up: bool = False) -> AsyncIterator[Runtime]:
         """Everything that the configuration names, opened; nothing is asked of a server yet.
 
         `migrated`: raise SchemaMismatch for a database without the right catalog (one that is down is the reader's to
-        judge).
+        judge); `up`: CatalogUnavailable for one that is down, too.
         """
-        path = locate_config(self.config)
+        config = self.loaded()
         from sagaz_tiering.app.runtime import open_runtime
         from sagaz_tiering.catalog.migrations import check_schema
-        from sagaz_tiering.config.load import load_config
 
-        async with open_runtime(load_config(path)) as runtime:
-            if migrated:
-                with suppress(CatalogUnavailable):
+        async with open_runtime(config) as runtime:
+            if migrated or up:
+                with suppress(*(() if up else (CatalogUnavailable,))):
                     await check_schema(runtime.db)
             yield runtime
 
@@ -117,16 +129,22 @@ class Answer:
 
 
 def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    nothing: str,
-    title: str | None = None,
-    spare: Sequence[str] = (),
-) -> Iterator[Any]:
-    """The rows, or `nothing` where there is none; made when it is printed. `spare`: see `make_table`."""
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, nothing: str, **more: Any
+) -> Iterator[Grid | str]:
+    """The rows, or `nothing` where there is none; made when it is printed. `more`: see `make_table`."""
     found = list(rows)
-    yield make_table(columns, found, title=title, spare=spare) if found else nothing
+    yield make_table(columns, found, **more) if found else nothing
+
+
+def listed(name: str, page: Sequence[Any], next_page: str | None, lines: Iterable[Any]) -> Answer:
+    """A page of a list, `name` in the document."""
+    return Answer({name: page, "next": next_page}, chain(lines, more(next_page)))
+
+
+def more(next_page: str | None) -> Iterator[str]:
+    """The line below a page that is not the last."""
+    if next_page is not None:
+        yield f"more: --cursor {next_page}"
 
 
 def fields(rows: Iterable[tuple[str, object]], *, width: int) -> Iterator[str]:
@@ -142,22 +160,36 @@ def show_next_run(run: NextRun, now: datetime) -> str:
     return f"{run.job} at {show_when(run.at, now, run.latest)}, by {run.times}"
 
 
-def command(*, config: bool = True) -> Callable[[Callable[..., Awaitable[Answer | int]]], Callable[..., None]]:
-    """For `async def work(call, …)`, which gives an Answer, or an exit code where it has said all itself."""
-    shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, kind, default in _SHARED
-        if config or name != "config"
-    ]
+def command(
+    group: typer.Typer | None = None, name: str = "", *, config: bool = True
+) -> Callable[[Callable[..., Awaitable[Answer | int]]], Callable[..., None]]:
+    """For `async def work(call, …)`, which gives an Answer, or an exit code where it has said all itself. Of a `group`
+    it is the command of that name; without a name it is what the group does where none of its commands is asked for. A
+    parameter of a Bundle stands for its options."""
+    shared = [_parameter(*each) for each in _SHARED if config or each[0] != "config"]
 
     def decorate(work: Callable[..., Awaitable[Answer | int]]) -> Callable[..., None]:
-        signature = inspect.signature(work, eval_str=True)
-        own = list(signature.parameters.values())[1:]
+        bundles: dict[str, Bundle] = {}
+        taken: list[inspect.Parameter] = []
+        for each in list(inspect.signature(work, eval_str=True).parameters.values())[1:]:
+            bundle = next((part for part in get_args(each.annotation) if isinstance(part, Bundle)), None)
+            if bundle is None:
+                taken.append(_parameter(each.name, each.annotation, each.default))
+            else:
+                bundles[each.name] = bundle
+                taken += [_parameter(name, kind, default) for name, (kind, default) in bundle.options.items()]
 
         @wraps(work)
         def run(*, as_json: bool, debug: bool, config: Path | None = None, **given: Any) -> None:
+            if "context" in given and given.pop("context").invoked_subcommand is not None:
+                return
+
             async def answer() -> int:
-                found = await work(Call(config=config, as_json=as_json, debug=debug), **given)
+                made = {
+                    name: bundle.make({option: given.pop(option) for option in bundle.options})
+                    for name, bundle in bundles.items()
+                }
+                found = await work(Call(config=config, as_json=as_json, debug=debug), **given, **made)
                 if isinstance(found, int):
                     return found
                 found.show(as_json=as_json)
@@ -165,27 +197,20 @@ def command(*, config: bool = True) -> Callable[[Callable[..., Awaitable[Answer 
 
             _execute(answer, as_json=as_json, debug=debug)
 
-        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + shared
-        run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]  # what Typer reads
+        if group is not None and not name:
+            taken.append(_parameter("context", typer.Context))
+        parameters = [*taken, *shared]
+        run.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]  # what Typer reads
         run.__annotations__ = {each.name: each.annotation for each in parameters}
-        return run
+        if group is None:
+            return run
+        return (group.command(name) if name else group.callback(invoke_without_command=True))(run)
 
     return decorate
 
 
-def unless_subcommand(run: Callable[..., None]) -> Callable[..., None]:
-    """Of a group that does something by itself: not where one of its subcommands is asked for."""
-    signature = inspect.signature(run)
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-
-    @wraps(run)
-    def alone(*, context: typer.Context, **given: Any) -> None:
-        if context.invoked_subcommand is None:
-            run(**given)
-
-    alone.__signature__ = signature.replace(parameters=[context, *signature.parameters.values()])  # type: ignore[attr-defined]  # what Typer reads
-    alone.__annotations__ = {"context": typer.Context, **run.__annotations__}
-    return alone
+def _parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) -> NoReturn:
@@ -250,3 +275,39 @@ def _quiet_logs(debug: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
+
+
+class Stopping:
+    """What signals asked for: the first one sets `event`, the second one ends the command at once."""
+
+    def __init__(self, event: asyncio.Event | None, notice: str) -> None:
+        import asyncio
+
+        self.event, self._notice, self._task = event or asyncio.Event(), notice, asyncio.current_task()
+        self.exit_code, self.is_cancelled = 0, False
+
+    def ask(self, number: signal.Signals) -> None:
+        """A signal came."""
+        self.exit_code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        if not self.event.is_set():
+            self.event.set()
+            if self._notice:
+                print(self._notice, file=sys.stderr)
+        elif self._task is not None:
+            self.is_cancelled = True
+            self._task.cancel()
+
+
+@contextmanager
+def stopped_by_signals(event: asyncio.Event | None = None, *, notice: str = "") -> Iterator[Stopping]:
+    """Within the block, signals ask for the stop of the task that it is in; the first is answered by `notice`."""
+    import asyncio
+
+    loop, stopping = asyncio.get_running_loop(), Stopping(event, notice)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.ask, number)
+    try:
+        yield stopping
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

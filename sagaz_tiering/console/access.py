@@ -52,14 +52,6 @@ class Visitor:
         return self.role is Role.OPERATOR
 
 
-@dataclass(slots=True)
-class _Session:
-    name: str
-    role: Role
-    began: float
-    seen: float
-
-
 class TooManyTries(Exception):
     """So many wrong tokens came from there that this one is told to wait `wait_s` seconds. A right one is let in."""
 
@@ -76,7 +68,7 @@ class Access:
         self._settings = settings
         self._monotonic = monotonic
         self._secret = secrets.token_bytes(32)
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[Visitor, float, float]] = OrderedDict()
         self._tries: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def visitor(self, request: web.Request) -> Visitor | None:
@@ -101,7 +93,8 @@ class Access:
         session, now = secrets.token_urlsafe(32), self._monotonic()
         while len(self._sessions) >= _MOST_SESSIONS:
             self._sessions.popitem(last=False)
-        self._sessions[session] = _Session(name=name or f"{role} token", role=role, began=now, seen=now)
+        visitor = Visitor(name=name or f"{role} token", role=role, csrf=self._csrf(session))
+        self._sessions[session] = visitor, now, now
         return session
 
     def log_out(self, request: web.Request) -> None:
@@ -180,27 +173,23 @@ class Access:
         return any((mapped or address) in network for network in proxy.addresses)
 
     def _of_session(self, request: web.Request) -> Visitor | None:
-        named = request.cookies.get(COOKIE, "")
-        session, now = self._sessions.get(named), self._monotonic()
-        if session is None:
+        named, now = request.cookies.get(COOKIE, ""), self._monotonic()
+        if named not in self._sessions:
             return None
-        idle, whole = self._settings.idle.total_seconds(), self._settings.session.total_seconds()
-        if now - session.seen > idle or now - session.began > whole:
+        visitor, began, seen = self._sessions[named]
+        if now - seen > self._settings.idle.total_seconds() or now - began > self._settings.session.total_seconds():
             del self._sessions[named]
             return None
-        session.seen = now
-        return Visitor(name=session.name, role=session.role, csrf=self._csrf(named))
+        self._sessions[named] = visitor, began, now
+        return visitor
 
     def _role_of(self, token: str, address: str) -> Role | None:
         """Wrong tokens of an address are counted, and after some of them the next wrong ones are told to wait, longer
         each time. A right one never is: its length keeps it from being guessed, and people share addresses.
         """
         digest = sha256(token[:_MOST_TOKEN].encode("utf-8", "replace")).hexdigest()
-        found = None
-        for role, known in (
-            (Role.VIEWER, self._settings.viewer_token_hash),
-            (Role.OPERATOR, self._settings.operator_token_hash),
-        ):
+        found, settings = None, self._settings
+        for role, known in zip(Role, (settings.viewer_token_hash, settings.operator_token_hash), strict=True):
             if known is not None and hmac.compare_digest(digest, known):
                 found = role
         if found is None:

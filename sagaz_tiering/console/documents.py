@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.app.runtime import Runtime
+from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.catalog.surveys import Holding
-from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.daemon.health import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
 from sagaz_tiering.operations.status import StoreTotals, history, take_stock
@@ -23,6 +22,7 @@ from sagaz_tiering.operations.survey import planned
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
+from sagaz_tiering.tiered import TieredStorage
 
 PART_WITHIN_S: Final = 10.0
 PLAN_WITHIN_S: Final = 60.0
@@ -60,6 +60,16 @@ class Documents:
             )
         return found
 
+    @property
+    def storage(self) -> TieredStorage:
+        """What applications call. Raises as `runtime` does."""
+        return self.runtime().storage()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The tables. Raises as `runtime` does."""
+        return self.runtime().catalog
+
     def now(self) -> datetime:
         """The time of the catalog's server, as far as it is known."""
         return self.runtime().clock.now()
@@ -83,7 +93,7 @@ class Documents:
             "tiers": self._tiers,
             "jobs": self._jobs,
             "restores": self._restores,
-            "quarantine": lambda: self.runtime().catalog.quarantine.items(_SHOWN),
+            "quarantine": lambda: self.catalog.quarantine.items(_SHOWN),
             "history": self.history,
         }
         found = await asyncio.gather(*(self.part(ask) for ask in parts.values()))
@@ -93,16 +103,12 @@ class Documents:
         """Whether the daemon is ready, why not, and what somebody should know."""
         health = self.state.health
         problems = health.problems()
-        return {
-            "ready": not problems,
-            "reasons": [asdict(each) for each in problems],
-            "degraded": [asdict(each) for each in health.notes()],
-        }
+        return {"ready": not problems, "reasons": plain(problems), "degraded": plain(health.notes())}
 
     async def history(self, days: int = 30) -> dict[str, Any]:
         """What was where, what came and what it cost."""
         now = self.now()
-        return await history(self.runtime().catalog, now - timedelta(days=days), now)
+        return await history(self.catalog, now - timedelta(days=days), now)
 
     async def _tiers(self) -> dict[str, Any]:
         totals = await self._look()
@@ -145,7 +151,7 @@ class Documents:
         return await self.part(made, within_s=PLAN_WITHIN_S)
 
     async def _jobs(self) -> list[dict[str, Any]]:
-        last = {run.job: run for run in await self.runtime().catalog.history.last_runs()}
+        last = {run.job: run for run in await self.catalog.history.last_runs()}
         due_in, running, now = self.state.schedule.due_in(), set(self.state.schedule.running), self.now()
         return [
             {
@@ -158,12 +164,12 @@ class Documents:
         ]
 
     async def _restores(self) -> list[dict[str, Any]]:
-        found = await self.runtime().catalog.restores.newest(_SHOWN)
+        found = await self.catalog.restores.newest(_SHOWN)
         return [one.to_dict() for one in found if one.state in _UNDER_WAY]
 
     async def saga(self, saga_id: UUID, refs: Sequence[SnapshotRef], number: int) -> dict[str, Any]:
         """The page of a saga's timeline with that number, what happens to the saga, its holds."""
-        storage = self.runtime().storage()
+        storage = self.storage
         whole = await storage.explain_saga(saga_id)
         return {
             "saga_id": str(saga_id),
@@ -171,34 +177,13 @@ class Documents:
             "saga": plain(whole),
             **timeline_page(refs, number),
             "_has_cold": any(ref.tier is Tier.COLD for ref in refs),
-            "holds": await self.part(lambda: self.runtime().catalog.holds.in_force(saga_id, MOST_HOLDS)),
+            "holds": await self.part(lambda: self.catalog.holds.in_force(saga_id, MOST_HOLDS)),
             "replays": await self.part(lambda: storage.list_replays(saga_id)),
         }
 
     async def refs(self, saga_id: UUID) -> list[SnapshotRef]:
         """All of a saga's timeline, oldest first."""
-        return sorted(await self.runtime().storage().timeline(saga_id), key=lambda ref: ref.order_key)
-
-    def policies(self) -> dict[str, Any]:
-        """The policies in force, in order, and their revision."""
-        policies = self.runtime().policies
-        return {
-            "revision": policies.revision,
-            "policies": [
-                {
-                    "name": policy.name,
-                    "matches": policy.match.text,
-                    "durability": policy.durability.value,
-                    "moves": [{"to": move.to.value, "after": format_duration(move.after)} for move in policy.move],
-                    "retain": _retain(policy.retain),
-                    "retention": policy.retention.value,
-                    "clock": policy.clock.value,
-                    "encryption": policy.encryption.value,
-                    "rewrite": policy.rewrite.value,
-                }
-                for policy in policies.policies
-            ],
-        }
+        return sorted(await self.storage.timeline(saga_id), key=lambda ref: ref.order_key)
 
 
 def timeline_page(refs: Sequence[SnapshotRef], number: int) -> dict[str, Any]:
@@ -213,9 +198,7 @@ def problem_of(error: SagazTieringError) -> Part:
     """An error as a part; of what is archived also in which class, and what bringing it back takes."""
     found = _unknown(str(error), error.hint)
     if isinstance(error, SnapshotArchived):
-        options = [
-            {"tier": each.tier, "eta_s": each.eta.total_seconds(), "cost_usd": each.cost_usd} for each in error.options
-        ]
+        options = [{"tier": o.tier, "eta_s": o.eta.total_seconds(), "cost_usd": o.cost_usd} for o in error.options]
         found["archived"] = {"storage_class": error.storage_class, "options": options}
     return found
 
@@ -229,7 +212,3 @@ def _warmest_first(held: Holding) -> tuple[int, int]:
 
 def _unknown(problem: str, hint: str) -> Part:
     return {"value": None, "problem": problem, "hint": hint}
-
-
-def _retain(value: object) -> str | None:
-    return format_duration(value) if isinstance(value, timedelta) else None if value is None else str(value)

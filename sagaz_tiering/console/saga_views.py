@@ -11,15 +11,15 @@ from uuid import UUID
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.changes import ChangeKind, ValueChange, snapshot_document
 from sagaz_tiering.console.documents import Documents, timeline_page
-from sagaz_tiering.console.routes import Asked, BadQuestion, ConsoleView, NotThere, Parameter, there
-from sagaz_tiering.console.tree import Node, tree_of
+from sagaz_tiering.console.render import Node, tree_of
+from sagaz_tiering.console.routes import Asked, BadQuestion, NotThere, Parameter, id_of, there, view
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.terminal import plain, show_value
 from sagaz_tiering.tiered import SagaFilters
-from sagaz_tiering.tiered.compare import WHY_NONE, diff
+from sagaz_tiering.tiered.compare import WHY_NONE
+from sagaz_tiering.tiered.compare import diff as compared_by
 
-SAGA_ID: Final = Parameter(name="saga_id", about="id of the saga", kind="uuid", required=True)
-_PAGE: Final = 30
+SAGA_ID: Final = id_of("saga")
 LOOK_AT: Final = 500
 """Sagas of one page that are looked at, where few of them are meant: nobody waits for more."""
 _MOST_GUESSED: Final = 8
@@ -29,7 +29,62 @@ _MOST_TREES: Final = 50
 _TREE_NODES: Final = 100
 
 
-async def _sagas(documents: Documents, asked: Asked) -> dict[str, Any]:
+_WHICH: Final = (
+    SAGA_ID,
+    Parameter("n", "number of the snapshot in the timeline, the oldest is 0", "int"),
+    Parameter("at", "its state at this instant", "time"),
+    Parameter("ms", "the same in milliseconds since 1970", "int", most=2**48),
+)
+_TWO: Final = (
+    SAGA_ID,
+    Parameter("a", "number of the one snapshot", "int"),
+    Parameter("b", "number of the other", "int"),
+)
+
+
+def _find_command(filters: Mapping[str, Any], asked: Asked) -> str:
+    """`find` by these filters: the page of it that is shown."""
+    begun = zip(("from", "until"), filters["created"] or (None, None), strict=True)
+    given = {
+        "name": filters["saga_name"],
+        **{name: filters[name] for name in ("status", "step", "tier")},
+        **{name: None if at is None else at.isoformat().replace("+00:00", "Z") for name, at in begun},
+    }
+    options = [
+        *(f"--{name} {quote(value)}" for name, value in given.items() if value),
+        *(f"--attribute {quote(f'{name}={value}')}" for name, value in filters["attributes"].items()),
+        *(["--held"] if filters["held"] else []),
+        f"--limit {asked['limit']}",
+        *([] if asked["cursor"] is None else [f"--cursor {quote(asked['cursor'])}"]),
+    ]
+    return " ".join(["sagaz-tiering find", *options])
+
+
+def _diff_command(asked: Asked, found: Mapping[str, Any]) -> str:
+    a, b = (found["compared"][side]["snapshot_id"] for side in ("a", "b"))
+    return f"sagaz-tiering diff {asked['saga_id']} {a} {b}"
+
+
+@view(
+    "/sagas",
+    "Sagas",
+    lambda _, found: str(found["_command"]),
+    [
+        Parameter("q", "a saga's id, a value of one of its attributes, or a part of its name"),
+        Parameter("name", "pattern of the saga's name"),
+        Parameter("status", "status of its newest snapshot"),
+        Parameter("step", "step of its newest snapshot"),
+        Parameter("since", "begun at or after this", "time"),
+        Parameter("until", "begun before this", "time"),
+        Parameter("attribute", "NAME=VALUE, several with commas"),
+        Parameter("tier", "with a snapshot there", choices=tuple(tier.value for tier in Tier)),
+        Parameter("held", "only those under a legal hold", "flag", default=False),
+        Parameter("limit", "so many", "int", default=30, least=1, most=500),
+        Parameter("cursor", "`next` of the page before"),
+    ],
+)
+async def sagas(documents: Documents, asked: Asked) -> dict[str, Any]:
+    """Sagas by what is known of them, the newest first."""
     known = [each.name for each in documents.runtime().settings.attributes]
     commands: list[str] = []
     found = await documents.part(lambda: _found(documents, asked, known, commands))
@@ -73,11 +128,8 @@ async def _found(documents: Documents, asked: Asked, known: Sequence[str], comma
 async def _page(documents: Documents, filters: dict[str, Any], asked: Asked) -> dict[str, Any]:
     given = cast(SagaFilters, {name: value for name, value in filters.items() if value not in (None, {}, ())})
     look_at = max(LOOK_AT, asked["limit"])
-    page = (
-        await documents.runtime()
-        .storage()
-        .finder.page(given, limit=asked["limit"], cursor=asked["cursor"], look_at=look_at)
-    )
+    finder = documents.storage.finder
+    page = await finder.page(given, limit=asked["limit"], cursor=asked["cursor"], look_at=look_at)
     return {"sagas": plain(list(page.items)), "next": page.cursor}
 
 
@@ -90,14 +142,11 @@ def _filters(asked: Asked) -> dict[str, Any]:
         if pair:
             attributes[name.strip()] = value.strip()
     since, until = asked["since"], asked["until"]
-    created = None if since is None and until is None else (since, until)
     return {
         "saga_name": asked["name"],
-        "status": asked["status"],
-        "step": asked["step"],
-        "created": created,
+        **{name: asked[name] for name in ("status", "step", "tier")},
+        "created": None if since is None and until is None else (since, until),
         "attributes": attributes,
-        "tier": asked["tier"],
         "held": asked["held"] or None,
     }
 
@@ -109,7 +158,9 @@ def _as_uuid(text: str) -> UUID | None:
         return None
 
 
-async def _saga(documents: Documents, asked: Asked) -> dict[str, Any]:
+@view("/sagas/{saga_id}", "Saga", "sagaz-tiering timeline {saga_id}", _WHICH)
+async def saga(documents: Documents, asked: Asked) -> dict[str, Any]:
+    """A saga's timeline across the tiers, its state at any instant, and what happens to it."""
     refs = there(await documents.refs(asked["saga_id"]), f"no snapshots of saga {asked['saga_id']}: {WHY_NONE}")
     number = _chosen(refs, asked)
     found = await documents.saga(asked["saga_id"], refs, number or 0)
@@ -127,7 +178,15 @@ def _chosen(refs: Sequence[SnapshotRef], asked: Asked) -> int | None:
     return before[-1] if before else None
 
 
-async def _snapshot(documents: Documents, asked: Asked) -> dict[str, Any]:
+@view(
+    "/sagas/{saga_id}/state",
+    "State",
+    lambda _, found: f"sagaz-tiering show {found['ref']['snapshot_id']}",
+    _WHICH,
+    is_fragment=True,
+)
+async def state(documents: Documents, asked: Asked) -> dict[str, Any]:
+    """What a saga was like at one of its snapshots; of what is archived, how to bring it back."""
     refs = there(await documents.refs(asked["saga_id"]), f"no snapshots of saga {asked['saga_id']}")
     number = _chosen(refs, asked)
     if number is None:
@@ -141,7 +200,7 @@ async def _state(documents: Documents, refs: Sequence[SnapshotRef], number: int)
     ref = refs[number]
 
     async def read() -> dict[str, Any] | None:
-        found = await documents.runtime().storage().reader.get(ref.snapshot_id)
+        found = await documents.storage.reader.get(ref.snapshot_id)
         if found is None:
             return None
         kept.append(found)
@@ -159,7 +218,13 @@ async def _state(documents: Documents, refs: Sequence[SnapshotRef], number: int)
     }
 
 
-async def _difference(documents: Documents, asked: Asked) -> dict[str, Any]:
+@view("/sagas/{saga_id}/diff", "Difference", _diff_command, _TWO)
+async def diff(documents: Documents, asked: Asked) -> dict[str, Any]:
+    """Two snapshots of a saga, chosen to be compared."""
+    return await _compared(documents, asked)
+
+
+async def _compared(documents: Documents, asked: Asked) -> dict[str, Any]:
     refs = there(await documents.refs(asked["saga_id"]), f"no snapshots of saga {asked['saga_id']}")
     last = len(refs) - 1
     a = max(0, last - 1) if asked["a"] is None else min(asked["a"], last)
@@ -175,15 +240,18 @@ async def _difference(documents: Documents, asked: Asked) -> dict[str, Any]:
     }
 
 
-async def _changes(documents: Documents, asked: Asked) -> dict[str, Any]:
-    found = await _difference(documents, asked)
+@view("/sagas/{saga_id}/changes", "Changes", _diff_command, _TWO, is_fragment=True)
+async def changes(documents: Documents, asked: Asked) -> dict[str, Any]:
+    """What changed between two snapshots of a saga."""
+    found = await _compared(documents, asked)
     a, b = [UUID(found["compared"][side]["snapshot_id"]) for side in ("a", "b")]
     trees: list[tuple[Node | None, Node | None]] = []
 
     async def compared() -> dict[str, Any]:
-        it = await diff(documents.runtime().storage().reader, asked["saga_id"], a, b, asked["saga_id"])
-        trees.extend(map(_trees, it.changes[:_MOST_TREES]))
-        return {"changes": [_change(each) for each in it.changes[:_MOST_CHANGES]], "count": len(it.changes)}
+        saga_id, reader = asked["saga_id"], documents.storage.reader
+        both = await compared_by(reader, saga_id, a, b, saga_id)
+        trees.extend(map(_trees, both.changes[:_MOST_TREES]))
+        return {"changes": [_change(each) for each in both.changes[:_MOST_CHANGES]], "count": len(both.changes)}
 
     return {**found, "difference": await documents.part(compared), "_trees": trees}
 
@@ -207,100 +275,4 @@ def _change(change: ValueChange) -> dict[str, Any]:
     }
 
 
-_WHICH: Final = (
-    SAGA_ID,
-    Parameter(name="n", about="number of the snapshot in the timeline, the oldest is 0", kind="int"),
-    Parameter(name="at", about="its state at this instant", kind="time"),
-    Parameter(name="ms", about="the same in milliseconds since 1970", kind="int", most=2**48),
-)
-_TWO: Final = (
-    SAGA_ID,
-    Parameter(name="a", about="number of the one snapshot", kind="int"),
-    Parameter(name="b", about="number of the other", kind="int"),
-)
-
-
-def _find_command(filters: Mapping[str, Any], asked: Asked) -> str:
-    """`find` by these filters: the page of it that is shown."""
-    begun = zip(("from", "until"), filters["created"] or (None, None), strict=True)
-    given = {
-        "name": filters["saga_name"],
-        **{name: filters[name] for name in ("status", "step", "tier")},
-        **{name: None if at is None else at.isoformat().replace("+00:00", "Z") for name, at in begun},
-    }
-    options = [
-        *(f"--{name} {quote(value)}" for name, value in given.items() if value),
-        *(f"--attribute {quote(f'{name}={value}')}" for name, value in filters["attributes"].items()),
-        *(["--held"] if filters["held"] else []),
-        f"--limit {asked['limit']}",
-        *([] if asked["cursor"] is None else [f"--cursor {quote(asked['cursor'])}"]),
-    ]
-    return " ".join(["sagaz-tiering find", *options])
-
-
-def _diff_command(asked: Asked, found: Mapping[str, Any]) -> str:
-    a, b = (found["compared"][side]["snapshot_id"] for side in ("a", "b"))
-    return f"sagaz-tiering diff {asked['saga_id']} {a} {b}"
-
-
-SAGA_VIEWS: Final = (
-    ConsoleView(
-        path="/sagas",
-        title="Sagas",
-        template="sagas.html",
-        about="Sagas by what is known of them, the newest first.",
-        command=lambda _, found: str(found["_command"]),
-        document=_sagas,
-        parameters=(
-            Parameter(name="q", about="a saga's id, a value of one of its attributes, or a part of its name"),
-            Parameter(name="name", about="pattern of the saga's name"),
-            Parameter(name="status", about="status of its newest snapshot"),
-            Parameter(name="step", about="step of its newest snapshot"),
-            Parameter(name="since", about="begun at or after this", kind="time"),
-            Parameter(name="until", about="begun before this", kind="time"),
-            Parameter(name="attribute", about="NAME=VALUE, several with commas"),
-            Parameter(name="tier", about="with a snapshot there", choices=tuple(tier.value for tier in Tier)),
-            Parameter(name="held", about="only those under a legal hold", kind="flag", default=False),
-            Parameter(name="limit", about="so many", kind="int", default=_PAGE, least=1, most=500),
-            Parameter(name="cursor", about="`next` of the page before"),
-        ),
-    ),
-    ConsoleView(
-        path="/sagas/{saga_id}",
-        title="Saga",
-        template="saga.html",
-        about="A saga's timeline across the tiers, its state at any instant, and what happens to it.",
-        command=lambda asked, _: f"sagaz-tiering timeline {asked['saga_id']}",
-        document=_saga,
-        parameters=_WHICH,
-    ),
-    ConsoleView(
-        path="/sagas/{saga_id}/state",
-        title="State",
-        template="state.html",
-        about="What a saga was like at one of its snapshots; of what is archived, how to bring it back.",
-        command=lambda _, found: f"sagaz-tiering show {found['ref']['snapshot_id']}",
-        document=_snapshot,
-        parameters=_WHICH,
-        is_fragment=True,
-    ),
-    ConsoleView(
-        path="/sagas/{saga_id}/diff",
-        title="Difference",
-        template="diff.html",
-        about="Two snapshots of a saga, chosen to be compared.",
-        command=_diff_command,
-        document=_difference,
-        parameters=_TWO,
-    ),
-    ConsoleView(
-        path="/sagas/{saga_id}/changes",
-        title="Changes",
-        template="changes.html",
-        about="What changed between two snapshots of a saga.",
-        command=_diff_command,
-        document=_changes,
-        parameters=_TWO,
-        is_fragment=True,
-    ),
-)
+SAGA_VIEWS: Final = (sagas, saga, state, diff, changes)

@@ -21,11 +21,10 @@ from yarl import URL
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.sections import ConsoleSettings
 from sagaz_tiering.console.access import COOKIE, Access, TooManyTries, Visitor
-from sagaz_tiering.console.actions import ACTIONS, COMPARE_PARAMETERS, EXPORT, compare
+from sagaz_tiering.console.actions import ACTIONS, COMPARE, compare, export, openapi
 from sagaz_tiering.console.documents import Documents
-from sagaz_tiering.console.openapi import API, openapi
-from sagaz_tiering.console.render import STATIC, Pages
-from sagaz_tiering.console.routes import MOST_FILE, Action, BadQuestion, ConsoleView, NotThere, Parameter, path_names
+from sagaz_tiering.console.render import STATIC, pages
+from sagaz_tiering.console.routes import API, MOST_FILE, Action, Asked, BadQuestion, ConsoleView, Endpoint, NotThere
 from sagaz_tiering.console.views import VIEWS
 from sagaz_tiering.daemon.health import DaemonState
 from sagaz_tiering.daemon.listening import listening
@@ -60,7 +59,7 @@ class _Console:
     def __init__(self, settings: ConsoleSettings, state: DaemonState) -> None:
         self._access = Access(settings, time.monotonic)
         self._documents = Documents(state, time.monotonic)
-        self._pages = Pages(settings)
+        self._pages = pages(settings)
         self._comparing = asyncio.Lock()
         self._exporting = asyncio.Lock()
 
@@ -71,16 +70,13 @@ class _Console:
             web.get("/login", self._login),
             web.post("/login", self._log_in),
             web.post("/logout", self._log_out),
-            web.post("/plan", self._compare),
-            web.post(f"{API}/plan", self._compare),
             web.get(f"{API}/openapi.json", self._openapi),
         ]
         for view in VIEWS:
-            routes += [web.get(view.path, self._shows(view)), web.get(_api_path(view.path), self._answers(view))]
-        for action in ACTIONS:
-            does = self._does(action)
-            routes += [web.post(action.path, does), web.post(f"{API}{action.path}", does)]
-        routes += [web.post(EXPORT.path, self._export), web.post(f"{API}{EXPORT.path}", self._export)]
+            routes += [web.get(view.path, self._shows(view)), web.get(view.api_path, self._answers(view))]
+        posts: dict[Endpoint, _Handler] = {action: self._does(action) for action in ACTIONS}
+        for route, handler in {**posts, export: self._export, COMPARE: self._compare}.items():
+            routes += [web.post(route.path, handler), web.post(route.api_path, handler)]
         application.add_routes(routes)
         application.on_response_prepare.append(_protect)
         return application
@@ -127,9 +123,8 @@ class _Console:
                 _log.info("console.broken_off", path=request.path)
                 return web.Response()  # nobody is there to get it
             _log.exception("console.failed", path=request.path, error=str(exc))
-            return self._failure(
-                request, 500, f"{type(exc).__name__}: this is a defect; the daemon's log has all of it"
-            )
+            problem = f"{type(exc).__name__}: this is a defect; the daemon's log has all of it"
+            return self._failure(request, 500, problem)
 
     def _failure(
         self, request: web.Request, status: int, problem: str, hint: str = "", headers: Mapping[str, str] | None = None
@@ -138,7 +133,7 @@ class _Console:
             answer: web.Response = _json({"problem": problem, "hint": hint}, status)
         else:
             values = {"status": status, "problem": problem, "hint": hint, "what": _SHOWS.get()}
-            answer = self._page(request, "failure.html", "Not shown", "", values, status=status)
+            answer = self._page(request, "failure.html", "Not shown", "", values, status)
         answer.headers.update(headers or {})
         return answer
 
@@ -147,7 +142,7 @@ class _Console:
     def _shows(self, view: ConsoleView) -> _Handler:
         async def show(request: web.Request) -> web.Response:
             _SHOWS.set(view.title)
-            asked = _asked(view.parameters, view.path, request.match_info, request.query)
+            asked = view.asked(request.match_info, request.query)
             document = await view.document(self._documents, asked)
             values = {**document, "asked": asked, "query": request.query, "fragment": view.template}
             alone = view.is_fragment and "HX-Request" not in request.headers
@@ -158,7 +153,7 @@ class _Console:
 
     def _answers(self, view: ConsoleView) -> _Handler:
         async def answer(request: web.Request) -> web.Response:
-            asked = _asked(view.parameters, view.path, request.match_info, request.query)
+            asked = view.asked(request.match_info, request.query)
             document = await view.document(self._documents, asked)
             document = {name: value for name, value in document.items() if not name.startswith("_")}
             # On a thread: a context of many megabytes must not keep the jobs' leases from being renewed.
@@ -168,7 +163,7 @@ class _Console:
 
     async def _compare(self, request: web.Request) -> web.Response:
         sent = await self._sent(request)
-        asked = _asked(COMPARE_PARAMETERS, "/plan", {}, sent)
+        asked = COMPARE.asked({}, sent)
         async with self._comparing:  # one at a time: it goes through the catalog
             document = await compare(self._documents, asked)
         if _is_api(request):
@@ -186,22 +181,22 @@ class _Console:
             sent = await self._sent(request)
             if not _visitor().may_change:
                 return self._failure(request, 403, "to change something the operator's token is needed")
-            asked = _asked(action.parameters, action.path, request.match_info, sent)
+            asked = action.asked(request.match_info, sent)
             done = await self._audited(action, asked, request)
-            return _json(done) if _is_api(request) else _see(action.then(asked, done))
+            return _json(done) if _is_api(request) else _see(action.then.format(**{**asked, **done}))
 
         return do
 
     async def _export(self, request: web.Request) -> web.StreamResponse:
         await self._sent(request)
-        asked = _asked(EXPORT.parameters, EXPORT.path, request.match_info, {})
+        asked = export.asked(request.match_info, {})
         if self._exporting.locked():
             problem = "another export is under way, and they are made one at a time; try again in a minute"
             return self._failure(request, 429, problem, headers={"Retry-After": f"{_EXPORT_AGAIN_S}"})
         async with self._exporting:  # until it is handed over: its file lies in the daemon's folder for such files
             with TemporaryDirectory(prefix="sagaz-tiering-export-") as folder:
                 out = Path(folder, f"saga-{asked['saga_id']}.zip")
-                await self._audited(EXPORT, {**asked, "out": out}, request)
+                await self._audited(export, {**asked, "out": out}, request)
                 named = {"Content-Disposition": f'attachment; filename="{out.name}"'}
                 with out.open("rb") as file:  # noqa: ASYNC230 - it is read by a thread
                     answer = web.Response(body=file, headers=named, content_type="application/zip")
@@ -212,15 +207,10 @@ class _Console:
     async def _audited(self, action: Action, asked: Mapping[str, Any], request: web.Request) -> dict[str, Any]:
         """Written down before it is done; what cannot be written down is not done."""
         visitor = _visitor()
-        audit, subject = self._documents.runtime().catalog.audit, action.subject(asked)
-        entry = await audit.begin(
-            self._documents.now(),
-            who=visitor.name,
-            address=request.remote or "",
-            action=action.name,
-            subject=subject,
-            reason=str(asked.get("reason") or ""),
-        )
+        audit, subject = self._documents.catalog.audit, action.subject(asked)
+        reason, now = str(asked.get("reason") or ""), self._documents.now()
+        what = {"action": action.name, "subject": subject, "reason": reason}
+        entry = await audit.begin(now, who=visitor.name, address=request.remote or "", **what)
         _log.info("console.asked", action=action.name, subject=subject, who=visitor.name)
         try:
             done = await action.do(self._documents, asked, visitor)
@@ -252,7 +242,7 @@ class _Console:
 
     async def _login(self, request: web.Request, status: int = 200, problem: str = "") -> web.Response:
         values = {"problem": problem, "next": request.query.get("next", "/")}
-        return self._page(request, "login.html", "Log in", "", values, status=status)
+        return self._page(request, "login.html", "Log in", "", values, status)
 
     async def _log_in(self, request: web.Request) -> web.StreamResponse:
         sent = await request.post()
@@ -284,19 +274,12 @@ class _Console:
         return web.Response(body=found[1], content_type=found[0], charset="utf-8")
 
     def _page(
-        self,
-        request: web.Request,
-        template: str,
-        title: str,
-        command: str,
-        values: Mapping[str, Any],
-        *,
-        status: int = 200,
+        self, request: web.Request, template: str, title: str, command: str, values: Asked, status: int = 200
     ) -> web.Response:
         runtime, visitor = self._documents.state.runtime(), _VISITOR.get()
         now = (SystemClock() if runtime is None else runtime.clock).now()
         common = {"title": title, "command": command, "visitor": visitor, "path": request.path, "now": now}
-        text = self._pages.render(template, **{**values, **common})
+        text = self._pages.get_template(template).render({**values, **common})
         return web.Response(text=text, content_type="text/html", status=status)
 
 
@@ -318,23 +301,12 @@ def _see(path: str) -> web.Response:
     return web.Response(status=303, headers={"Location": path})
 
 
-def _asked(
-    parameters: tuple[Parameter, ...], path: str, in_path: Mapping[str, str], given: Mapping[str, Any]
-) -> dict[str, Any]:
-    names = path_names(path)
-    return {each.name: each.read((in_path if each.name in names else given).get(each.name)) for each in parameters}
-
-
 def _text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int):
         return str(value)
     raise BadQuestion("values must be text, numbers, true or false")
-
-
-def _api_path(path: str) -> str:
-    return f"{API}/overview" if path == "/" else f"{API}{path}"
 
 
 def _is_api(request: web.Request) -> bool:

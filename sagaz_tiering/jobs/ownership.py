@@ -46,6 +46,7 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import find_object
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
@@ -160,13 +161,8 @@ async def refuse(context: JobContext, seen: MarkLook) -> None:
 
 async def missing_packs(context: JobContext) -> list[str]:
     """Of the packs that were made last, the ones that the bucket does not have."""
-    missing = []
-    for key in await context.catalog.ownership.newest_packs(_SAMPLE):
-        try:
-            await context.objects.head(key)
-        except ObjectNotFound:
-            missing.append(key)
-    return missing
+    keys = await context.catalog.ownership.newest_packs(_SAMPLE)
+    return [key for key in keys if await find_object(context.objects, key) is None]
 
 
 async def _write(context: JobContext, seen: MarkLook, row: OwnerRow) -> bool:

@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
+from sagaz_tiering.errors import ObjectNotFound
 from sagaz_tiering.storage_class import StorageClass
 
 _Item = TypeVar("_Item")
@@ -127,6 +128,14 @@ class ObjectStore(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+
+
+async def find_object(objects: ObjectStore, key: str) -> ObjectInfo | None:
+    """What `head` tells; None where there is no such object."""
+    try:
+        return await objects.head(key)
+    except ObjectNotFound:
+        return None
 
 
 async def in_pages(items: AsyncIterator[_Item], size: int) -> AsyncIterator[list[_Item]]:

@@ -41,7 +41,7 @@ from sagaz_tiering.jobs.journal import Numbers, Told, read_journal
 from sagaz_tiering.jobs.pack_objects import compare_frames
 from sagaz_tiering.jobs.scrub import side_by_side
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.objects.base import ObjectInfo, RestoreState, in_pages
+from sagaz_tiering.objects.base import ObjectInfo, RestoreState, find_object, in_pages
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.frame import DISPUTED_FRAME
 from sagaz_tiering.packs.reader import (
@@ -323,7 +323,7 @@ async def _settle(context: JobContext, footer: Footer) -> Settlement:
             reader = PackReader(context.objects)
             other = await reader.footer(replace(place, footer_digest=None) if is_doubted else place)
         except (CorruptPack, ObjectNotFound, ObjectArchived) as exc:
-            if not await _is_gone(context, place.object_key):
+            if await find_object(context.objects, place.object_key) is not None:
                 _log.error("footer.unreadable", object_key=place.object_key, error=str(exc))
                 found.elsewhere |= {i for i in places if places[i].pack_id == place.pack_id}
             continue  # else the catalog is older than the bucket, and that pack was written anew since
@@ -336,14 +336,6 @@ async def _settle(context: JobContext, footer: Footer) -> Settlement:
         found.disputed |= disputed
         found.elsewhere |= {i for i in shared if i in disputed or mine[i].rank < theirs[i].rank}
     return found
-
-
-async def _is_gone(context: JobContext, key: str) -> bool:
-    try:
-        await context.objects.head(key)
-    except ObjectNotFound:
-        return True
-    return False
 
 
 async def _doubted(context: JobContext, pack_id: int, footer: Footer) -> set[UUID]:

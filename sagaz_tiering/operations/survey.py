@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -31,6 +31,9 @@ SAMPLED_SAGAS = 512
 """So many of the sagas that are due some day in Redis are looked at, and the first page of each."""
 
 
+_Decided = tuple[SnapshotMeta, Decision, int]
+
+
 @dataclass(slots=True)
 class _Sum:
     """Snapshots of the sample that belong together."""
@@ -46,13 +49,8 @@ class _Sum:
         self.since_us = min(self.since_us, decision.due_us or 0)
         self.youngest_us = max(self.youngest_us, decision.clock_us)
 
-
-@dataclass(slots=True)
-class _Sample:
-    """What a share of the sagas holds; `factor` makes all of them of it."""
-
-    factor: float = 1.0
-    sums: dict[tuple[str, str, str], _Sum] = field(default_factory=dict)
+    def scale(self, factor: float) -> None:
+        self.snapshots, self.bytes = round(self.snapshots * factor), round(self.bytes * factor)
 
 
 async def planned(context: JobContext, policies: PolicySet, now: datetime) -> Plan:
@@ -102,55 +100,50 @@ async def _hot(context: JobContext, policies: PolicySet, now: datetime) -> tuple
         expired, more = await _sample(context, policies, now, expiring=True)
     except HotTierUnavailable as exc:
         return [], [], [f"what only Redis holds is left out: {exc}"]
-    return (
-        [
-            Due(
-                tier="hot",
-                policy=policy,
-                outcome=outcome,
-                bucket=bucket,
-                snapshots=round(total.snapshots * due.factor),
-                value_bytes=round(total.bytes * due.factor),
-                since=from_micros(total.since_us),
-                youngest_clock_at=from_micros(total.youngest_us),
-            )
-            for (policy, outcome, bucket), total in due.sums.items()
-        ],
-        [
-            Expired(
-                tier="hot",
-                policy=policy,
-                outcome=outcome,
-                snapshots=round(total.snapshots * expired.factor),
-                value_bytes=round(total.bytes * expired.factor),
-            )
-            for (policy, outcome, _), total in expired.sums.items()
-        ],
-        sorted({*notes, *more}),
-    )
+    hot_due = [
+        Due(
+            tier="hot",
+            policy=policy,
+            outcome=outcome,
+            bucket=bucket,
+            snapshots=total.snapshots,
+            value_bytes=total.bytes,
+            since=from_micros(total.since_us),
+            youngest_clock_at=from_micros(total.youngest_us),
+        )
+        for (policy, outcome, bucket), total in due.items()
+    ]
+    hot_expired = [
+        Expired(tier="hot", policy=policy, outcome=outcome, snapshots=total.snapshots, value_bytes=total.bytes)
+        for (policy, outcome, _), total in expired.items()
+    ]
+    return hot_due, hot_expired, sorted({*notes, *more})
 
 
 async def _sample(
     context: JobContext, policies: PolicySet, now: datetime, *, expiring: bool
-) -> tuple[_Sample, list[str]]:
+) -> tuple[dict[tuple[str, str, str], _Sum], list[str]]:
+    """Sums by policy, outcome and what they age into, of all of them by what a share of the sagas holds; and notes."""
     sagas, total = await context.hot.queue.sample(SAMPLED_SAGAS, expiring=expiring)
     broken = set(await context.hot.queue.broken_indexes(sagas))
     sagas = [saga for saga in sagas if saga not in broken]
-    sample, now_us, cut = _Sample(factor=total / max(len(sagas), 1)), to_micros(now), 0
+    sums, now_us, cut = dict[tuple[str, str, str], _Sum](), to_micros(now), 0
     for start in range(0, len(sagas), _AT_ONCE):
         pages = await asyncio.gather(*(_first_page(context, saga) for saga in sagas[start : start + _AT_ONCE]))
         ends = await saga_ends(context, sagas[start : start + _AT_ONCE])
         found = [each for page in pages for each in _decided(page, policies, ends, now_us, expiring=expiring)]
-        for decision, length in await _hot_only(context, found):
+        for _, decision, length in await _hot_only(context, found):
             key = (decision.policy, decision.outcome, "" if expiring else expiry_bucket(decision.expires_us))
-            sample.sums.setdefault(key, _Sum()).add(decision, length)
+            sums.setdefault(key, _Sum()).add(decision, length)
         cut += sum(len(page) >= _PAGE for page in pages)
+    for each in sums.values():
+        each.scale(total / max(len(sagas), 1))
     notes = []
     if len(sagas) < total:
         notes.append(f"what only Redis holds is estimated from {len(sagas):,} of {total:,} sagas")
     if cut:
         notes.append(f"{cut:,} sagas in Redis have more than {_PAGE} snapshots, of which only those count")
-    return sample, notes
+    return sums, notes
 
 
 async def _first_page(context: JobContext, saga_id: UUID) -> list[IndexedHeader]:
@@ -162,7 +155,7 @@ async def _first_page(context: JobContext, saga_id: UUID) -> list[IndexedHeader]
 
 def _decided(
     headers: Sequence[IndexedHeader], policies: PolicySet, ends: SagaEnds, now_us: int, *, expiring: bool
-) -> list[tuple[SnapshotMeta, Decision, int]]:
+) -> list[_Decided]:
     found = []
     for header in headers:
         if header.head is None or not header.is_ours():
@@ -177,12 +170,10 @@ def _decided(
     return found
 
 
-async def _hot_only(
-    context: JobContext, found: Sequence[tuple[SnapshotMeta, Decision, int]]
-) -> list[tuple[Decision, int]]:
+async def _hot_only(context: JobContext, found: Sequence[_Decided]) -> list[_Decided]:
     """Without what PostgreSQL knows too: it is counted there."""
-    ids: list[UUID] = [meta.snapshot_id for meta, _, _ in found]
+    ids = [meta.snapshot_id for meta, _, _ in found]
     if not ids:
         return []
     known = await context.catalog.scrubbing.durable_of(ids) | set(await context.catalog.locations.packs_of(ids))
-    return [(decision, length) for meta, decision, length in found if meta.snapshot_id not in known]
+    return [each for each in found if each[0].snapshot_id not in known]

@@ -18,12 +18,12 @@ from uuid import UUID, uuid4
 from sagaz_tiering.catalog.mark import OWNER_KEY
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.verification import Contradiction, Verification
-from sagaz_tiering.errors import CatalogBehind, CatalogUnproven, ObjectNotFound, WrongBucket
+from sagaz_tiering.errors import CatalogBehind, CatalogUnproven, WrongBucket
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.ownership import look, refuse
 from sagaz_tiering.jobs.scrub import compare, side_by_side
-from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.objects.base import ObjectInfo, find_object
 from sagaz_tiering.packs.reader import footer_key
 from sagaz_tiering.terminal import document
 
@@ -157,7 +157,7 @@ async def _is_transition_on(context: JobContext) -> bool:
 
 async def _judge(context: JobContext, key: str) -> Contradiction | None:
     """What is wrong with the row and the object as they are now; a pack that is no longer active may be gone."""
-    info = await _head(context, key)
+    info = await find_object(context.objects, key)
     pack = await context.catalog.scrubbing.by_key(key)
     if pack is None or pack.state != "ACTIVE":
         return None
@@ -167,13 +167,6 @@ async def _judge(context: JobContext, key: str) -> Contradiction | None:
     if info is not None and info.sha256 is not None and info.sha256 != pack.sha256:
         return Contradiction(what="altered", item=key, detail="the store's checksum is not that of the pack")
     return None
-
-
-async def _head(context: JobContext, key: str) -> ObjectInfo | None:
-    try:
-        return await context.objects.head(key)
-    except ObjectNotFound:
-        return None
 
 
 async def _without_pack(context: JobContext, infos: Sequence[ObjectInfo], verdict: VerifyReport) -> None:
@@ -215,7 +208,7 @@ async def _archived(context: JobContext) -> AsyncIterator[Pack]:
 
 
 async def _without_footer(context: JobContext, pack: Pack, verdict: VerifyReport) -> None:
-    if await _head(context, footer_key(pack.pack_uuid)) is not None:
+    if await find_object(context.objects, footer_key(pack.pack_uuid)) is not None:
         return
     now = await context.catalog.scrubbing.by_key(pack.object_key)
     if now is not None and now.state == "ACTIVE" and now.storage_class.is_archive:

@@ -434,7 +434,7 @@ def test_exit_codes_of_all_errors_are_documented() -> None:
 
 def test_parsed_ids_are_uuids() -> None:
     """Both spellings of a UUID mean the same."""
-    from sagaz_tiering.cli.options import parse_id
+    from sagaz_tiering.cli.parsing import parse_id
 
     wanted = uuid4()
     assert parse_id(wanted.hex, "X") == parse_id(str(wanted), "X") == UUID(str(wanted))

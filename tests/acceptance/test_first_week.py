@@ -14,8 +14,8 @@ from support.payload import saga
 from support.tiers import config, product
 
 import sagaz_tiering
-from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.cli.options import parse_time
+from sagaz_tiering.cli.parsing import parse_time
+from sagaz_tiering.cli.stderr import UsageError
 from sagaz_tiering.doctor.setup import Machine, preparations
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from support.commands import Answer, clean_environment, cli, write_config
 from support.payload import snapshots
 from support.tiers import DAY, NOW, config, product
 
-from sagaz_tiering.cli import asking
+from sagaz_tiering.cli import stderr
 
 SAVED = next(iter(snapshots(1, created_at=NOW, saga_name="payment-order")))
 OTHER = replace(SAVED, snapshot_id=uuid4(), saga_id=uuid4())
@@ -76,7 +76,7 @@ def typing(text: bytes) -> Callable[[Any, int], None]:
 async def test_question_that_nobody_answers_changes_nothing_and_names_yes(name: str, world: Path) -> None:
     """Without a terminal and with --json: a sentence, the option, a documented exit code; --yes answers it."""
     silent = await cli(*COMMANDS[name], "--config", world)
-    assert silent.code == asking.Declined.exit_code
+    assert silent.code == stderr.Declined.exit_code
     assert "nothing was changed: no answer came" in silent.err
     assert "--yes" in silent.err
     program = await cli(*COMMANDS[name], "--json", "--config", world)
@@ -127,7 +127,7 @@ def test_every_command_with_a_question_is_tried() -> None:
 
     walk(typer.main.get_command(make_app()))
     assert asks == set(COMMANDS)
-    folder = Path(asking.__file__).parent
+    folder = Path(stderr.__file__).parent
     assert [path.name for path in folder.glob("*.py") if "typer.confirm" in path.read_text()] == []
 
 
@@ -138,4 +138,4 @@ def test_user_without_a_name_is_named_by_number(monkeypatch: pytest.MonkeyPatch)
         raise OSError("No username set in the environment")
 
     monkeypatch.setattr("getpass.getuser", nameless)
-    assert asking.login_name() == f"uid {os.getuid()}"
+    assert stderr.login_name() == f"uid {os.getuid()}"

@@ -17,7 +17,7 @@ from support.snapshots import make
 from support.tiers import Places, Product, config, product
 
 from sagaz_tiering.console.access import COOKIE
-from sagaz_tiering.console.openapi import openapi
+from sagaz_tiering.console.actions import openapi
 
 EXAMPLES = 6
 MOST_PAGE = 1_500_000

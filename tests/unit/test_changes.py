@@ -17,7 +17,7 @@ from golden.samples import EVERY_TYPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sagaz_tiering.cli.changes import changes_in_one_line
+from sagaz_tiering.cli.commands.diff import changes_in_one_line
 from sagaz_tiering.codec import alignment
 from sagaz_tiering.codec.changes import ValueChange, changes, patch
 from sagaz_tiering.codec.typed_json import from_tagged, tag

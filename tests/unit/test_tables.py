@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from sagaz_tiering.cli.commands import find, plan, policy, snapshot, status
-from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.cli.options import parse_id
+from sagaz_tiering.cli.commands import find, plan, snapshot, status
+from sagaz_tiering.cli.parsing import parse_id
 from sagaz_tiering.cli.progress import counters
 from sagaz_tiering.cli.session import Answer
+from sagaz_tiering.cli.stderr import UsageError
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.terminal import (
@@ -158,7 +158,7 @@ def test_policies_are_shown_by_whole_words(
         )
     ]
     document = {"ok": True, "warnings": [], "notes": [], "file": "f.yaml", "revision": "r"}
-    text = printed(width, monkeypatch, capsys, *policy._lines(document, policies))
+    text = printed(width, monkeypatch, capsys, *plan._checked(document, policies))
     assert all(word in text for word in ("order-checkout", "STANDARD_IA", "retention_until")), text
 
 

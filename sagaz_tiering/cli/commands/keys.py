@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.cli.options import locate_config
+from sagaz_tiering.cli.options import Text, argument, flag, option
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command
+from sagaz_tiering.cli.stderr import UsageError
 from sagaz_tiering.errors import CorruptData, MasterKeyUnavailable, SagazTieringError
 from sagaz_tiering.terminal import counted, document, make_table, safe
 
@@ -25,13 +25,16 @@ _KEYLESS_EXIT = 6
 group = typer.Typer(name="keys", help="Keys of policies with `encryption: per-saga`.", no_args_is_help=True)
 
 
-@group.command("status")
-@command()
+@command(group, "status")
 async def status(call: Call) -> Answer:
     """Which master key is current and whether it works. Also what each wraps, and what has lost its key."""
     async with call.opened() as runtime:
         totals = await runtime.catalog.saga_keys.totals()
-        current, error = await _checked(runtime)
+        current = error = None
+        try:
+            current = await runtime.keys.check()
+        except MasterKeyUnavailable as exc:
+            error = exc
         locked = await runtime.keys.locked()
         warnings = await runtime.keys.warnings(locked, totals)
         journal, left_out, unread = await _journal(runtime, works=error is None)
@@ -52,32 +55,28 @@ async def status(call: Call) -> Answer:
     return Answer(document, _status_lines(document, error), code)
 
 
-@group.command("generate")
-@command()
+@command(group, "generate")
 async def generate(
     call: Call,
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: encryption.key_file.")] = None,
-    name: Annotated[str | None, typer.Option(help="Default: today and four hex digits.")] = None,
+    file: Annotated[Path | None, argument("[FILE]", "Default: encryption.key_file.")] = None,
+    name: Annotated[Text, option("", "Default: today and four hex digits.")] = None,
 ) -> Answer:
     """Make a master key and put it first in its file. The keys that are there stay behind it."""
     import secrets
 
     from sagaz_tiering.keys import key_file
 
-    path = file if file is not None else _configured_file(call.config)
+    path = file if file is not None else _configured_file(call)
     chosen = name or f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(2)}"
     key_file.generate(path, chosen)
-    return Answer(
-        {"file": str(path), "current": key_file.SCHEME + chosen},
-        [
-            f"{safe(path)}: the current master key is {safe(chosen)}; it is nowhere else, so keep a copy apart",
-            "next, if other keys were there: sagaz-tiering keys rotate",
-        ],
-    )
+    lines = [
+        f"{safe(path)}: the current master key is {safe(chosen)}; it is nowhere else, so keep a copy apart",
+        "next, if other keys were there: sagaz-tiering keys rotate",
+    ]
+    return Answer({"file": str(path), "current": key_file.SCHEME + chosen}, lines)
 
 
-@group.command("rotate")
-@command()
+@command(group, "rotate")
 async def rotate(call: Call) -> Answer:
     """Wrap data keys and sign the journal with the current master key. May be stopped and repeated.
 
@@ -98,25 +97,20 @@ async def rotate(call: Call) -> Answer:
     left = sum(count for master, count in totals.by_master.items() if master != current)
     signed, unsigned = tally.counts["journal_signed"], tally.counts["journal_left"]
     document = {"current": current, "rotated": done, "under_other_master_keys": left, "notes": tally.notes}
-    return Answer(
-        {**document, "journal_signed": signed, "journal_left": unsigned},
-        [
-            f"{done:,} data keys are now under {safe(current)}, {left:,} under others",
-            f"{counted(signed, 'entry', 'entries')} of the bucket's journal signed anew, {unsigned:,} left as before",
-            *(f"note: {note}" for note in tally.notes),
-        ],
-        CorruptData.exit_code if unsigned else 0,
-    )
+    lines = [
+        f"{done:,} data keys are now under {safe(current)}, {left:,} under others",
+        f"{counted(signed, 'entry', 'entries')} of the bucket's journal signed anew, {unsigned:,} left as before",
+        *(f"note: {note}" for note in tally.notes),
+    ]
+    document |= {"journal_signed": signed, "journal_left": unsigned}
+    return Answer(document, lines, CorruptData.exit_code if unsigned else 0)
 
 
-@group.command("export")
-@command()
+@command(group, "export")
 async def export(
     call: Call,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Takes the place of an earlier backup of the same catalog.")
-    ],
-    force: Annotated[bool, typer.Option("--force", help="Whatever FILE is, or has that the catalog lacks.")] = False,
+    file: Annotated[Path, argument("FILE", "Takes the place of an earlier backup of the same catalog.")],
+    force: Annotated[bool, flag("--force", "Whatever FILE is, or has that the catalog lacks.")] = False,
 ) -> Answer:
     """Back up the data keys (wrapped: useless without the master key). The bucket does not have them."""
     from sagaz_tiering.operations.keys import write_backup
@@ -126,29 +120,24 @@ async def export(
     return Answer({"file": str(file), "keys": count}, [f"{safe(file)}: {count:,} data keys"])
 
 
-@group.command("import")
-@command()
-async def import_(
-    call: Call, file: Annotated[Path, typer.Argument(metavar="FILE", help="What `keys export` wrote.")]
-) -> Answer:
+@command(group, "import")
+async def import_(call: Call, file: Annotated[Path, argument("FILE", "What `keys export` wrote.")]) -> Answer:
     """Put data keys back from a backup, after `catalog rebuild`. What was erased stays erased."""
     from sagaz_tiering.drivers.files import refusing
     from sagaz_tiering.operations.keys import import_keys
 
     with refusing(f"{file} cannot be read"):
-        lines = file.read_bytes().splitlines()
+        stored = file.read_bytes().splitlines()
     async with call.opened() as runtime:
-        done = await import_keys(runtime.job_context(), lines)
+        done = await import_keys(runtime.job_context(), stored)
         locked = await runtime.keys.locked()
     replaced = f", {done.replaced:,} replaced that no master key opened" if done.replaced else ""
-    return Answer(
-        {**document(done), "warnings": [each.warning() for each in locked]},
-        [
-            f"{done.added:,} added{replaced}, {done.already_there:,} already there, {done.destroyed:,} destroyed since",
-            *(f"warning: {each.warning()}; or import a later backup, which takes their place" for each in locked),
-        ],
-        max((each.error.exit_code for each in locked), default=0),
-    )
+    lines = [
+        f"{done.added:,} added{replaced}, {done.already_there:,} already there, {done.destroyed:,} destroyed since",
+        *(f"warning: {each.warning()}; or import a later backup, which takes their place" for each in locked),
+    ]
+    told = {**document(done), "warnings": [each.warning() for each in locked]}
+    return Answer(told, lines, max((each.error.exit_code for each in locked), default=0))
 
 
 async def _journal(
@@ -163,30 +152,17 @@ async def _journal(
         signed, left_out = await entries_by_master(runtime.job_context())
     except SagazTieringError as exc:
         return None, [f"who signed the bucket's journal is not known: {exc}"], [exc]
-    return (
-        signed,
-        [
-            f"a rebuild would leave out {counted(count, 'entry', 'entries')} of the bucket's journal, and with them "
-            f"holds and erasures: {'nobody signed them' if by == UNSIGNED else f'{by} signed them and does not open'}; "
-            "sagaz-tiering keys rotate signs what the catalog knows of them"
-            for by, count in left_out.items()
-        ],
-        [],
-    )
+    warnings = [
+        f"a rebuild would leave out {counted(count, 'entry', 'entries')} of the bucket's journal, and with them "
+        f"holds and erasures: {'nobody signed them' if by == UNSIGNED else f'{by} signed them and does not open'}; "
+        "sagaz-tiering keys rotate signs what the catalog knows of them"
+        for by, count in left_out.items()
+    ]
+    return signed, warnings, []
 
 
-async def _checked(runtime: Runtime) -> tuple[str | None, MasterKeyUnavailable | None]:
-    """The current master key, and why it does not work."""
-    try:
-        return await runtime.keys.check(), None
-    except MasterKeyUnavailable as exc:
-        return None, exc
-
-
-def _configured_file(config: Path | None) -> Path:
-    from sagaz_tiering.config.load import load_config
-
-    section = load_config(locate_config(config)).encryption
+def _configured_file(call: Call) -> Path:
+    section = call.loaded().encryption
     if section is None or section.key_file is None:
         raise UsageError("the configuration names no encryption.key_file", hint="sagaz-tiering keys generate FILE")
     return section.key_file
@@ -203,6 +179,5 @@ def _status_lines(document: dict[str, Any], error: MasterKeyUnavailable | None) 
         rows = [(name, keys.get(name, 0), journal.get(name, 0)) for name in sorted({*keys, *journal})]
         yield make_table(("master key", "data keys>", "journal entries>"), rows)
     yield f"encrypted frames: {document['encrypted_frames']:,}"
-    for warning in document["warnings"]:
-        yield f"warning: {warning}"
+    yield from (f"warning: {warning}" for warning in document["warnings"])
     yield document["status"]

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.commands.snapshot import place_of
-from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import MOST, parse_id, parse_time
-from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
-from sagaz_tiering.cli.session import Answer, Call, command, fields
-from sagaz_tiering.terminal import make_table, show_time
+from sagaz_tiering.cli.options import MOST, Paging, SagaArgument, Text, Texts, flag, option
+from sagaz_tiering.cli.parsing import parse_id, parse_time
+from sagaz_tiering.cli.session import Answer, Call, command, fields, more
+from sagaz_tiering.cli.stderr import NotFound, UsageError, login_name
+from sagaz_tiering.terminal import make_table, plain, show_time
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -28,44 +27,22 @@ if TYPE_CHECKING:
 
 group = typer.Typer(name="replay", help="Resume sagas from snapshots, and look at their past.", no_args_is_help=True)
 
-SagaArgument = Annotated[str, typer.Argument(metavar="SAGA_ID")]
-StorageOption = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        "-s",
-        metavar="URL",
-        help="A storage other than the configuration's: redis://, postgresql://, s3://, file://.",
-    ),
-]
+_STORAGE = "A storage other than the configuration's: redis://, postgresql://, s3://, file://."
+_MAKER = "What makes the saga: a function (of its name or of nothing, sync or async) or a Saga class."
+_OVERRIDE = "Replace a key of the context; VALUE is JSON, else text."
+StorageOption = Annotated[Text, option("URL", _STORAGE, "--storage", "-s")]
 
 
-@group.command("run")
-@command()
+@command(group, "run")
 async def run(
     call: Call,
     saga_id: SagaArgument,
-    from_step: Annotated[str, typer.Option(metavar="STEP", help="Resume from this step's snapshot.")],
-    saga: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:NAME",
-            help="What makes the saga: a function (of its name or of nothing, sync or async) or a Saga class.",
-        ),
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--override", "-o", metavar="KEY=VALUE", help="Replace a key of the context; VALUE is JSON, else text."
-        ),
-    ] = None,
-    override_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A JSON object of keys to replace.")
-    ] = None,
-    initiated_by: Annotated[
-        str | None, typer.Option(metavar="WHO", help="For the replay log. Default: the login name.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-d", help="Check the snapshot, execute nothing.")] = False,
+    from_step: Annotated[str, option("STEP", "Resume from this step's snapshot.")],
+    saga: Annotated[Text, option("MODULE:NAME", _MAKER)] = None,
+    override: Annotated[Texts, option("KEY=VALUE", _OVERRIDE, "--override", "-o")] = None,
+    override_file: Annotated[Path | None, option("FILE", "A JSON object of keys to replace.")] = None,
+    initiated_by: Annotated[Text, option("WHO", "For the replay log. Default: the login name.")] = None,
+    dry_run: Annotated[bool, option("", "Check the snapshot, execute nothing.", "--dry-run", "-d")] = False,
     storage: StorageOption = None,
 ) -> Answer:
     """Resume a saga from a step, with a corrected context. It becomes a saga with an id of its own."""
@@ -76,26 +53,20 @@ async def run(
         raise UsageError("--saga is needed to execute", hint="--saga shop.sagas:make_saga, or --dry-run")
     factory = None if saga is None else load_factory(saga)
     async with call.opened_storage(storage) as opened:
+        who = initiated_by or login_name()
         result = await replay(
-            opened,
-            wanted,
-            from_step,
-            factory=factory,
-            override=changes,
-            initiated_by=initiated_by or login_name(),
-            dry_run=dry_run,
+            opened, wanted, from_step, factory=factory, override=changes, initiated_by=who, dry_run=dry_run
         )
     document = {**result.to_dict(), "dry_run": dry_run}
     return Answer(document, _fields(document), 0 if document["replay_status"] == "success" else 1)
 
 
-@group.command("time-travel")
-@command()
+@command(group, "time-travel")
 async def time_travel(
     call: Call,
     saga_id: SagaArgument,
-    at: Annotated[str, typer.Option("--at", "-t", metavar="TIME", help="Like 2026-03-01T12:00:00Z, or a day.")],
-    key: Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="Only this key of the context.")] = None,
+    at: Annotated[str, option("TIME", "Like 2026-03-01T12:00:00Z, or a day.", "--at", "-t")],
+    key: Annotated[Text, option("KEY", "Only this key of the context.", "--key", "-k")] = None,
     storage: StorageOption = None,
 ) -> Answer:
     """What a saga's state was at an instant. The newest snapshot at or before it."""
@@ -103,10 +74,8 @@ async def time_travel(
     async with call.opened_storage(storage) as opened:
         found = await opened.get_snapshot_at_time(wanted, moment)
     if found is None:
-        raise NotFound(
-            f"no snapshot of saga {wanted} at or before {moment.isoformat()}",
-            hint="it began later, or what was there has expired",
-        )
+        hint = "it began later, or what was there has expired"
+        raise NotFound(f"no snapshot of saga {wanted} at or before {moment.isoformat()}", hint=hint)
     from sagaz_tiering.codec.changes import snapshot_document
 
     document: Any = snapshot_document(found)
@@ -117,18 +86,15 @@ async def time_travel(
     return Answer(document, pretty=True)
 
 
-@group.command("list-changes")
-@command()
+@command(group, "list-changes")
 async def list_changes(
     call: Call,
     saga_id: SagaArgument,
-    after: Annotated[str | None, typer.Option("--after", "-a", metavar="TIME", help="Only from TIME on.")] = None,
-    before: Annotated[str | None, typer.Option("--before", "-b", metavar="TIME", help="Only up to TIME.")] = None,
-    limit: LimitOption = 100,
-    cursor: CursorOption = None,
-    keys: Annotated[
-        bool, typer.Option("--keys", help="Also which keys of the context changed; this reads the bodies.")
-    ] = False,
+    after: Annotated[Text, option("TIME", "Only from TIME on.", "--after", "-a")] = None,
+    before: Annotated[Text, option("TIME", "Only up to TIME.", "--before", "-b")] = None,
+    *,
+    page: Annotated[Paging, Paging.up_to(100)],
+    keys: Annotated[bool, flag("--keys", "Also which keys of the context changed; this reads the bodies.")] = False,
     storage: StorageOption = None,
 ) -> Answer:
     """Every state a saga was in, oldest first. Without --keys it needs no archived bytes."""
@@ -136,27 +102,22 @@ async def list_changes(
     since, until = (None if text is None else parse_time(text) for text in (after, before))
     async with call.opened_storage(storage) as opened:
         found = await _states(opened, wanted, since, until, keys=keys)
-    states, following = page_of(found, limit, cursor, itemgetter("snapshot_id"))
+    states, following = page.of(found, itemgetter("snapshot_id"))
     if not states:
         raise NotFound(f"no snapshots of saga {wanted} in that time", hint="it has none, or all have expired")
     document = {"saga_id": str(wanted), "changes": states, "next": following}
     return Answer(document, chain(_table(wanted, list(states[0]), states), more(following)))
 
 
-@group.command("history")
-@command()
+@command(group, "history")
 async def history(
-    call: Call,
-    saga_id: SagaArgument,
-    limit: LimitOption = 100,
-    cursor: CursorOption = None,
-    storage: StorageOption = None,
+    call: Call, saga_id: SagaArgument, *, page: Annotated[Paging, Paging.up_to(100)], storage: StorageOption = None
 ) -> Answer:
     """Replays of a saga, newest first. From which step, by whom, with what, and how they ended."""
     wanted = parse_id(saga_id, "SAGA_ID")
     async with call.opened_storage(storage) as opened:
         found = await opened.list_replays(wanted, MOST)
-    records, following = page_of(found, limit, cursor, itemgetter("replay_id"))
+    records, following = page.of(found, itemgetter("replay_id"))
     if not records and not call.as_json:
         raise NotFound(f"saga {wanted} was never replayed")
     names = ("created_at", "checkpoint_step", "replay_status", "initiated_by", "new_saga_id", "error_message")
@@ -194,12 +155,10 @@ async def _states(
     storage: SnapshotStorage, saga_id: UUID, after: datetime | None, before: datetime | None, *, keys: bool
 ) -> list[dict[str, Any]]:
     timeline = getattr(storage, "timeline", None)
-    found: list[dict[str, Any]] = []
     if timeline is not None and not keys:
-        for ref in await timeline(saga_id):
-            if _within(ref.created_at, after, before):
-                found.append({**_state(ref), "tier": place_of(ref)})
-        return found
+        refs = [ref for ref in await timeline(saga_id) if _within(ref.created_at, after, before)]
+        return [{**_state(ref), "tier": place_of(ref)} for ref in refs]
+    found: list[dict[str, Any]] = []
     earlier: dict[str, Any] = {}
     async for snapshot in storage.iter_snapshots(saga_id):
         if _within(snapshot.created_at, after, before):
@@ -210,13 +169,8 @@ async def _states(
 
 
 def _state(of: SagaSnapshot | Any) -> dict[str, Any]:
-    return {
-        "created_at": of.created_at.isoformat(),
-        "step_index": of.step_index,
-        "step_name": of.step_name,
-        "status": of.status,
-        "snapshot_id": str(of.snapshot_id),
-    }
+    names = ("created_at", "step_index", "step_name", "status", "snapshot_id")
+    return {name: plain(getattr(of, name)) for name in names}
 
 
 def _changed(earlier: dict[str, Any], context: dict[str, Any]) -> list[str]:

@@ -10,54 +10,39 @@ from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
-import typer
-
-from sagaz_tiering.cli.asking import confirm, login_name
-from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.filters import check_one_way, filtered, sagas_meant
-from sagaz_tiering.cli.options import MATCH_KEYS, YesOption, parse_id, parse_match, parse_time
-from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, listed, read_time
-from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, table
+from sagaz_tiering.cli.commands.find import FiltersButTier, check_one_way, sagas_meant
+from sagaz_tiering.cli.options import Paging, Text, Texts, WhoOption, YesOption, argument, flag, option, words_of
+from sagaz_tiering.cli.parsing import MATCH_KEYS, parse_id, parse_match, parse_time
+from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, listed, table
+from sagaz_tiering.cli.stderr import NotFound, UsageError, confirm, login_name
 from sagaz_tiering.terminal import show_usd, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.catalog.restores import Restore
-    from sagaz_tiering.tiered import SagaFilters
 
 POLL_S = 2.0
+_TIER = "Expedited, Standard or Bulk. Default: restore.tier."
 _NOBODY_ASKS = f"{NO_DAEMON}, or once: sagaz-tiering job restore --once"
 ENDED = ("READY", "DONE", "CANCELLED", "FAILED")
 
 
 @command()
-@filtered(but="tier")
 async def restore(
     call: Call,
-    saga_ids: Annotated[list[str] | None, typer.Argument(metavar="[SAGA_ID]...")] = None,
-    snapshots: Annotated[
-        list[str] | None, typer.Option("--snapshot", metavar="ID", help="Only this snapshot (repeatable).")
-    ] = None,
-    match: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=PATTERN", help=f"{', '.join(MATCH_KEYS)} (repeatable)."),
-    ] = None,
-    after: Annotated[str | None, typer.Option(metavar="TIME", help="Created at or after.")] = None,
-    before: Annotated[str | None, typer.Option(metavar="TIME", help="Created at or before.")] = None,
-    tier: Annotated[
-        str | None,
-        typer.Option(
-            help="Expedited, Standard or Bulk. Default: restore.tier.",
-            autocompletion=lambda: retrievals(),
-        ),
-    ] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="How long. Default: restore.days.")] = None,
-    into: Annotated[str, typer.Option(help="hot: back to Redis, pinned; in-place: read from S3.")] = "hot",
-    wait: Annotated[bool, typer.Option("--wait", help="Until it is ready (a daemon must run).")] = False,
-    who: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the login name.")] = None,
+    saga_ids: Annotated[Texts, argument("[SAGA_ID]...")] = None,
+    snapshots: Annotated[Texts, option("ID", "Only this snapshot (repeatable).", "--snapshot")] = None,
+    match: Annotated[Texts, option("KEY=PATTERN", f"{', '.join(MATCH_KEYS)} (repeatable).")] = None,
+    after: Annotated[Text, option("TIME", "Created at or after.")] = None,
+    before: Annotated[Text, option("TIME", "Created at or before.")] = None,
+    tier: Annotated[Text, option("", _TIER, completes=words_of("catalog.restores", "RETRIEVALS"))] = None,
+    days: Annotated[int | None, option("", "How long. Default: restore.days.", min=1)] = None,
+    into: Annotated[str, option("", "hot: back to Redis, pinned; in-place: read from S3.")] = "hot",
+    wait: Annotated[bool, flag("--wait", "Until it is ready (a daemon must run).")] = False,
+    who: WhoOption = None,
     yes: YesOption = False,
     *,
-    filters: SagaFilters,
+    filters: FiltersButTier,
 ) -> Answer:
     """Ask for archived snapshots to come back. Everything is meant that meets all that is given."""
     from sagaz_tiering.catalog.restores import Wanted
@@ -80,9 +65,8 @@ async def restore(
                 question = f"ask for {len(meant):,} sagas? what S3 is asked for is billed"
                 await confirm(question, yes=yes, as_json=call.as_json)
             wanted = replace(wanted, saga_ids=[one.saga_id for one in meant])
-        found = await runtime.storage().restorer.request(
-            wanted, tier=tier, days=days, into=into, who=who or login_name()
-        )
+        request = runtime.storage().restorer.request
+        found = await request(wanted, tier=tier, days=days, into=into, who=who or login_name())
         if found is None:
             raise NotFound("nothing of that is in a pack", hint="what is in Redis needs no restore")
         seen = found.state in ENDED or await _is_daemon_seen(runtime)
@@ -95,19 +79,12 @@ async def restore(
     return Answer(found.to_dict(), lines, 1 if found.state == "FAILED" else 0)
 
 
-def retrievals() -> list[str]:
-    """For the completion of a shell."""
-    from sagaz_tiering.catalog.restores import RETRIEVALS
-
-    return list(RETRIEVALS)
-
-
 @command()
 async def restores(
     call: Call,
-    restore_id: Annotated[str | None, typer.Argument(metavar="[RESTORE_ID]")] = None,
-    limit: LimitOption = 20,
-    cursor: CursorOption = None,
+    restore_id: Annotated[Text, argument("[RESTORE_ID]")] = None,
+    *,
+    page: Annotated[Paging, Paging.up_to(20)],
 ) -> Answer:
     """The newest restores and how far they are, or one of them."""
     async with call.opened() as runtime:
@@ -118,8 +95,8 @@ async def restores(
                 raise NotFound(f"no restore {restore_id}", hint="see: sagaz-tiering restores")
             seen = one.state in ENDED or await _is_daemon_seen(runtime)
             return Answer(one.to_dict(), chain(_lines(one, now), () if seen else (_NOBODY_ASKS,)))
-        newest = await store.newest(limit + 1, read_time(cursor, UUID))
-    found, following = cut(newest, limit, lambda each: at_time(each.requested_at, each.restore_id))
+        newest = await store.newest(page.limit + 1, page.behind_time(UUID))
+    found, following = page.cut_by_time(newest, lambda each: (each.requested_at, each.restore_id))
     columns = ("restore", "state", "snapshots>", "packs", "tier", "into", "requested", "by")
     rows = [
         [
@@ -133,7 +110,7 @@ async def restores(
 
 
 @command()
-async def cancel_restore(call: Call, restore_id: Annotated[str, typer.Argument(metavar="RESTORE_ID")]) -> Answer:
+async def cancel_restore(call: Call, restore_id: Annotated[str, argument("RESTORE_ID")]) -> Answer:
     """End a restore; what it brought back ages again. What S3 was asked for is billed all the same."""
     wanted = parse_id(restore_id, "RESTORE_ID")
     async with call.opened() as runtime:

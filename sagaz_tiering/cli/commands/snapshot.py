@@ -9,29 +9,15 @@ from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
-import typer
-
-from sagaz_tiering.cli.changes import changes_in_one_line
-from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.filters import filtered, one_meant
-from sagaz_tiering.cli.options import parse_id, parse_time
-from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
-from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, show_next_run
+from sagaz_tiering.cli.commands.diff import changes_in_one_line
+from sagaz_tiering.cli.commands.find import Filters, one_meant
+from sagaz_tiering.cli.options import AnySaga, Paging, Text, argument, flag, option
+from sagaz_tiering.cli.parsing import parse_id, parse_time
+from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, more, show_next_run
+from sagaz_tiering.cli.stderr import NotFound, UsageError
 from sagaz_tiering.errors import CatalogUnavailable
-from sagaz_tiering.terminal import (
-    make_console,
-    make_table,
-    need_millis,
-    plain,
-    safe,
-    show_time,
-    show_times,
-    show_usd,
-    show_when,
-)
+from sagaz_tiering.terminal import make_console, make_table, plain, safe, show_moments, show_times, show_usd, show_when
 
-_COLUMNS = ("step", "name", "status", "tier", "expires", "snapshot")
-_SPARE = ("step", "snapshot", "expires")
 _LEAST_WIDTH = 20
 _GONE = "it was never saved here, has expired, or was deleted or erased (see: sagaz-tiering erasures)"
 
@@ -39,21 +25,19 @@ if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.jobs.times import NextRun
     from sagaz_tiering.snapshot import SnapshotRef
-    from sagaz_tiering.tiered import Explanation, SagaExplanation, SagaFilters, TieredStorage
+    from sagaz_tiering.tiered import Explanation, SagaExplanation, TieredStorage
 
 
 @command()
-@filtered()
 async def timeline(
     call: Call,
-    saga_id: Annotated[str | None, typer.Argument(metavar="[SAGA_ID]")] = None,
+    saga_id: AnySaga = None,
     changes: Annotated[
-        bool, typer.Option("--changes", help="Instead of the tier: what each step changed. This reads the bodies.")
+        bool, flag("--changes", "Instead of the tier: what each step changed. This reads the bodies.")
     ] = False,
-    limit: LimitOption = 1000,
-    cursor: CursorOption = None,
     *,
-    filters: SagaFilters,
+    page: Annotated[Paging, Paging.up_to(1000)],
+    filters: Filters,
 ) -> Answer:
     """Every snapshot of a saga, oldest first, and how it ended. With the tier of each; needs no archived bytes."""
     async with call.opened(migrated=True) as runtime:
@@ -61,26 +45,26 @@ async def timeline(
         saga = await one_meant(storage, saga_id, filters)
         refs = sorted(await storage.timeline(saga), key=lambda ref: ref.order_key)
         whole = await storage.explain_saga(saga)
-        now, asked = runtime.clock.now(), _asked(runtime)
+        now, asked = runtime.clock.now(), _where(runtime)
         told = await _told(storage, refs, as_json=call.as_json) if changes and refs else {}
     if not refs:
         from sagaz_tiering.tiered.compare import WHY_NONE
 
         raise NotFound(f"no snapshots of saga {saga}", hint=f"{WHY_NONE}; {asked}")
-    page, following = page_of(refs, limit, cursor, lambda ref: ref.snapshot_id)
+    shown, following = page.of(refs, lambda ref: ref.snapshot_id)
     document = {
         "saga_id": str(saga),
-        "outcome": None if whole is None else whole.outcome,
-        "saga_ended_at": None if whole is None else plain(whole.ended_at),
-        "saga": None if whole is None else plain(whole),
-        "snapshots": [ref.to_dict() | {"changes": told.get(ref.snapshot_id)} for ref in page] if changes else page,
+        "outcome": whole and whole.outcome,
+        "saga_ended_at": whole and plain(whole.ended_at),
+        "saga": plain(whole),
+        "snapshots": [ref.to_dict() | {"changes": told.get(ref.snapshot_id)} for ref in shown] if changes else shown,
         "next": following,
     }
-    lines = _timeline(saga, page, whole, now, told if changes else None)
+    lines = _timeline(saga, shown, whole, now, told if changes else None)
     return Answer(document, chain(lines, more(following)))
 
 
-def _asked(runtime: Runtime) -> str:
+def _where(runtime: Runtime) -> str:
     """Where was looked, for whoever meant another store."""
     return f"asked was the catalog at {runtime.db.shown_url}"
 
@@ -91,8 +75,8 @@ async def _told(storage: TieredStorage, refs: Sequence[SnapshotRef], *, as_json:
 
     labels, told = {key: safe(label) for key, label in step_labels(refs).items()}, dict[UUID, Any]()
     of_step = max(map(len, labels.values()))
-    millis = need_millis(ref.created_at for ref in refs)
-    times = {ref.snapshot_id: str(show_time(ref.created_at, millis=millis)) for ref in refs}
+    moments = show_moments([ref.created_at for ref in refs])
+    times = dict(zip((ref.snapshot_id for ref in refs), moments, strict=True))
     width = max(make_console().width - max(map(len, times.values())) - of_step - 2, _LEAST_WIDTH)
     async for each in storage.changes(refs[0].saga_id):
         if as_json:
@@ -105,19 +89,16 @@ async def _told(storage: TieredStorage, refs: Sequence[SnapshotRef], *, as_json:
 
 
 def _timeline(
-    saga: UUID,
-    refs: list[SnapshotRef],
-    whole: SagaExplanation | None,
-    now: datetime,
-    told: Mapping[UUID, Any] | None,
+    saga: UUID, refs: list[SnapshotRef], whole: SagaExplanation | None, now: datetime, told: Mapping[UUID, Any] | None
 ) -> Iterator[Any]:
     name = next((ref.saga_name for ref in refs if ref.unreadable is None), "")
     outcome = "" if whole is None else f": {_outcome(whole, now)}"
     title = f"saga {saga} ({safe(name)}){outcome}"
     if told is None:
         created, times = _created(refs)
+        columns = (created, "step", "name", "status", "tier", "expires", "snapshot")
         rows = ([time, *_row(ref, now)] for time, ref in zip(times, refs, strict=True))
-        yield make_table((created, *_COLUMNS), rows, title=title, spare=_SPARE)
+        yield make_table(columns, rows, title=title, spare=("step", "snapshot", "expires"))
     else:
         yield title
         yield from (told[ref.snapshot_id] for ref in refs if ref.snapshot_id in told)
@@ -130,8 +111,7 @@ def _timeline(
 
 def _created(refs: Sequence[SnapshotRef]) -> tuple[str, list[str]]:
     """The name of the column, which has the day where it is the same for all, and the times."""
-    millis = need_millis(ref.created_at for ref in refs)
-    times = [str(show_time(ref.created_at, millis=millis)) for ref in refs]
+    times = show_moments([ref.created_at for ref in refs])
     days = {time.partition(" ")[0] for time in times}
     if len(days) > 1:
         return "created at", times
@@ -172,11 +152,10 @@ def _shares(whole: SagaExplanation, now: datetime) -> Iterator[str]:
         if share.in_redis_until is not None:
             moves += f", what a restore brought back stays in Redis until {show_when(share.in_redis_until, now)}"
         expires = "never expires"
-        if share.expires_first is not None:
-            last = _between(share.expires_first, share.expires_last, now)
-            expires = (
-                f"expires at {last}" if share.expires_last else f"expires from {show_when(share.expires_first, now)} on"
-            )
+        if share.expires_last:
+            expires = f"expires at {_between(share.expires_first, share.expires_last, now)}"
+        elif share.expires_first is not None:
+            expires = f"expires from {show_when(share.expires_first, now)} on"
         if share.held:
             of = "it" if whole.snapshots == 1 else "all of them" if share.held == share.snapshots else f"{share.held}"
             expires += f"; a legal hold is on {of}, and what is held stays until its release"
@@ -192,15 +171,15 @@ def _between(first: datetime | None, last: datetime | None, now: datetime) -> st
 @command()
 async def show(
     call: Call,
-    snapshot_id: Annotated[str | None, typer.Argument(metavar="[SNAPSHOT_ID]")] = None,
-    saga: Annotated[str | None, typer.Option(metavar="SAGA_ID", help="A snapshot of this saga.")] = None,
-    latest: Annotated[bool, typer.Option("--latest", help="With --saga: its newest (the default).")] = False,
-    at: Annotated[str | None, typer.Option(metavar="TIME", help="With --saga: the newest at or before TIME.")] = None,
+    snapshot_id: Annotated[Text, argument("[SNAPSHOT_ID]")] = None,
+    saga: Annotated[Text, option("SAGA_ID", "A snapshot of this saga.")] = None,
+    latest: Annotated[bool, flag("--latest", "With --saga: its newest (the default).")] = False,
+    at: Annotated[Text, option("TIME", "With --saga: the newest at or before TIME.")] = None,
 ) -> Answer:
     """Print one snapshot as JSON. Values that JSON does not know are tagged with their type."""
     read, what, hint = _query(snapshot_id, saga, latest=latest, at=at)
     async with call.opened(migrated=True) as runtime:
-        found, asked = await read(runtime.storage()), _asked(runtime)
+        found, asked = await read(runtime.storage()), _where(runtime)
     if found is None:
         raise NotFound(f"no {what}", hint=f"{hint}; {asked}")
     from sagaz_tiering.codec.changes import snapshot_document
@@ -231,14 +210,14 @@ def _query(
 
 
 @command()
-async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")]) -> Answer:
+async def explain(call: Call, snapshot_id: Annotated[str, argument("SNAPSHOT_ID")]) -> Answer:
     """Where a snapshot is and why, when it moves and expires. By which policy, and its saga; a saga's id will do."""
     from sagaz_tiering.operations.status import upcoming
 
     wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
     async with call.opened(migrated=True) as runtime:
         explanation = await runtime.storage().explain(wanted)
-        now, asked = runtime.clock.now(), _asked(runtime)
+        now, asked = runtime.clock.now(), _where(runtime)
         moves = "transition" if any(ref.storage_class for ref in explanation.copies[:1]) else "age"
         seen = True
         runs: list[NextRun] = []
@@ -260,12 +239,10 @@ def _next(runs: Sequence[NextRun], seen: bool, now: datetime) -> Iterator[tuple[
 
 def _cost(explanation: Explanation) -> str | None:
     """Its share of its pack; None where no pack holds it."""
-    if explanation.usd_per_month is None or explanation.usd_to_date is None:
+    monthly, so_far = explanation.usd_per_month, explanation.usd_to_date
+    if monthly is None or so_far is None:
         return None
-    return (
-        f"{show_usd(explanation.usd_per_month)} a month, {show_usd(explanation.usd_to_date)} so far "
-        "(its share of its pack, by list prices)"
-    )
+    return f"{show_usd(monthly)} a month, {show_usd(so_far)} so far (its share of its pack, by list prices)"
 
 
 def _of_snapshot(explanation: Explanation, now: datetime) -> Iterator[tuple[str, object]]:

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import typer
-
-from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command
-from sagaz_tiering.cli.stopping import stopped_by_signals
+from sagaz_tiering.cli.options import flag, option
+from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, stopped_by_signals
+from sagaz_tiering.cli.stderr import UsageError
 from sagaz_tiering.terminal import (
     counted,
     make_console,
@@ -53,11 +51,11 @@ STANDINGS: Final = {
 @command()
 async def status(
     call: Call,
-    count: Annotated[bool, typer.Option("--count", help="Count the snapshots in Redis too (walks all keys).")] = False,
-    history: Annotated[bool, typer.Option("--history", help="How it grew, moved and what it cost instead.")] = False,
-    days: Annotated[int, typer.Option(min=1, max=731, help="With --history: so many days.")] = 30,
-    watch: Annotated[bool, typer.Option("--watch", help="Again and again until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: how often.")] = 5.0,
+    count: Annotated[bool, flag("--count", "Count the snapshots in Redis too (walks all keys).")] = False,
+    history: Annotated[bool, flag("--history", "How it grew, moved and what it cost instead.")] = False,
+    days: Annotated[int, option("", "With --history: so many days.", min=1, max=731)] = 30,
+    watch: Annotated[bool, flag("--watch", "Again and again until Ctrl-C.")] = False,
+    every: Annotated[float, option("SECONDS", "With --watch: how often.", min=0.1)] = 5.0,
 ) -> Answer | int:
     """What is in each tier, what it costs, what the jobs did. Also which leases are held."""
     if history:
@@ -74,9 +72,8 @@ async def _watch(call: Call, runtime: Runtime, every_s: float, *, count: bool) -
     """On a terminal in one place; with --json a document a line."""
     import asyncio
 
-    stop = asyncio.Event()
-    with stopped_by_signals(stop) as stopping:
-        while not stop.is_set():
+    with stopped_by_signals() as stopping:
+        while not stopping.event.is_set():
             on_screen = sys.stdout.isatty() and not call.as_json
             answer = await _now(runtime, count=count, in_a_line=on_screen)
             if on_screen:
@@ -84,7 +81,7 @@ async def _watch(call: Call, runtime: Runtime, every_s: float, *, count: bool) -
             else:
                 answer.show(as_json=call.as_json, compact=True)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), every_s)
+                await asyncio.wait_for(stopping.event.wait(), every_s)
     return stopping.exit_code
 
 
@@ -137,10 +134,7 @@ def _lines(document: dict[str, Any], now: datetime, *, in_a_line: bool = False) 
 def _spent(spending: dict[str, Any]) -> str:
     """Today's spending in one line."""
     usd, requests = spending["usd_per_day"], spending["requests_per_day"]
-    limits = [
-        "" if requests is None else f" of {requests:,}",
-        "" if usd is None else f" of {show_usd(usd)}",
-    ]
+    limits = ["" if requests is None else f" of {requests:,}", "" if usd is None else f" of {show_usd(usd)}"]
     return f"spent today: {spending['requests']:,}{limits[0]} requests, {show_usd(spending['usd'])}{limits[1]}" + (
         "" if usd is not None or requests is not None else " (no budget)"
     )

@@ -1,50 +1,52 @@
-"""`transfer`: everything from one storage to another, resumable, with a report that adds up."""
+"""`transfer`, `export` and `export verify`: everything from one storage to another, or sagas as files that prove
+themselves; resumable, with a report that adds up.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.failures import UsageError, say
-from sagaz_tiering.cli.options import parse_id
-from sagaz_tiering.cli.progress import showing_progress
-from sagaz_tiering.cli.session import Answer, Call, command
-from sagaz_tiering.cli.stopping import stopped_by_signals
-from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.terminal import counted, make_table, show_bytes
+from sagaz_tiering.cli.commands.find import Filters
+from sagaz_tiering.cli.options import Texts, WhoOption, argument, flag, option, words_of
+from sagaz_tiering.cli.parsing import parse_id
+from sagaz_tiering.cli.progress import showing, showing_progress
+from sagaz_tiering.cli.session import Answer, Call, command, fields, stopped_by_signals
+from sagaz_tiering.cli.stderr import UsageError, login_name, say
+from sagaz_tiering.errors import SagazTieringError, TierUnavailable
+from sagaz_tiering.terminal import counted, make_table, show_bytes, show_time
 
 if TYPE_CHECKING:
+    from sagaz_tiering.exports.report import ExportReport
+    from sagaz_tiering.exports.verify import ExportVerification
     from sagaz_tiering.transfer import Counts, Failure, TransferReport
     from sagaz_tiering.transfer.checkpoint import Identity
 
 MAX_SHOWN = 20
+_STOPS = "is finished (a second signal ends it at once)"
+_GOES_ON = "the same command goes on from where it stands"
+_JOURNAL = "How far it is. Default: in ~/.local/state/sagaz-tiering/transfers."
 
 
 @command(config=False)
 async def transfer(
     call: Call,
-    source: Annotated[
-        str, typer.Option("--from", metavar="URL", help="Where to read: also sagaz+redis://… and so on.")
-    ],
-    target: Annotated[str, typer.Option("--to", metavar="URL", help="Where to write, such as s3://BUCKET/PREFIX.")],
-    saga: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this saga; repeatable.")] = None,
-    no_replay_logs: Annotated[bool, typer.Option("--no-replay-logs", help="Leave the replay records.")] = False,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Items in flight at the same time.")] = 8,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare only, and say what it would copy.")] = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not read back what was written.")] = False,
-    journal: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="How far it is. Default: in ~/.local/state/sagaz-tiering/transfers."),
-    ] = None,
-    patience: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long an item is tried while a server cannot be asked.")
-    ] = "60s",
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever the journal says.")] = False,
+    source: Annotated[str, option("URL", "Where to read: also sagaz+redis://… and so on.", "--from")],
+    target: Annotated[str, option("URL", "Where to write, such as s3://BUCKET/PREFIX.", "--to")],
+    saga: Annotated[Texts, option("ID", "Only this saga; repeatable.")] = None,
+    no_replay_logs: Annotated[bool, flag("--no-replay-logs", "Leave the replay records.")] = False,
+    concurrency: Annotated[int, option("", "Items in flight at the same time.", min=1, max=1000)] = 8,
+    dry_run: Annotated[bool, flag("--dry-run", "Compare only, and say what it would copy.")] = False,
+    no_verify: Annotated[bool, flag("--no-verify", "Do not read back what was written.")] = False,
+    journal: Annotated[Path | None, option("FILE", _JOURNAL)] = None,
+    patience: Annotated[str, option("DURATION", "How long an item is tried while a server cannot be asked.")] = "60s",
+    restart: Annotated[bool, flag("--restart", "Begin anew, whatever the journal says.")] = False,
 ) -> Answer | int:
     """Copy snapshots and replays that the target does not have. It deletes nothing, and can be run again."""
     import asyncio
@@ -62,34 +64,20 @@ async def transfer(
     wait = _duration(patience)
     identity = Identity(source=places[0].shown, target=places[1].shown, **options)
     path = None if dry_run else _journal_path(journal, identity, ends_with_us=places[1].is_memory)
-    stop, notice = asyncio.Event(), "stopping: what is in flight is finished (a second signal ends it at once)"
-    with stopped_by_signals(stop, notice=notice) as stopping:
+    how: dict[str, Any] = {"concurrency": concurrency, "dry_run": dry_run, "journal": path, "restart": restart}
+    how |= {"patience": wait, "source_name": identity.source, "target_name": identity.target}
+    with stopped_by_signals(notice=f"stopping: what is in flight {_STOPS}") as stopping:
         async with open_source(source) as reading, open_storage(target) as writing:
             try:
                 async with showing_progress(None if saga else reading) as progress:
-                    report = await transfer_snapshots(
-                        reading,
-                        writing,
-                        **options,
-                        concurrency=concurrency,
-                        dry_run=dry_run,
-                        journal=path,
-                        restart=restart,
-                        patience=wait,
-                        progress=progress,
-                        stop=stop,
-                        source_name=identity.source,
-                        target_name=identity.target,
-                    )
+                    how |= {"progress": progress, "stop": stopping.event}
+                    with _going_on(SagazTieringError, lambda: path is not None and path.exists()):
+                        report = await transfer_snapshots(reading, writing, **options, **how)
             except asyncio.CancelledError:
                 if not stopping.is_cancelled:
                     raise
                 _say_how_to_go_on(path)
                 return stopping.exit_code
-            except SagazTieringError as exc:
-                if path is not None and path.exists():
-                    exc.hint = "; ".join(filter(None, (exc.hint, "the same command goes on from where it stands")))
-                raise
     if report.stopped:
         _say_how_to_go_on(path)
     code = stopping.exit_code if report.stopped else report.exit_code
@@ -131,8 +119,8 @@ def state_home() -> Path:
 
 def _say_how_to_go_on(journal: Path | None) -> None:
     """Of a transfer that was stopped."""
-    how = "begins anew, and finds there what is there" if journal is None else "goes on from where it stands"
-    say("stopped before the end", hint=f"the same command {how}")
+    anew = "the same command begins anew, and finds there what is there"
+    say("stopped before the end", hint=anew if journal is None else _GOES_ON)
 
 
 def _lines(report: TransferReport) -> Iterator[Any]:
@@ -148,21 +136,16 @@ def _lines(report: TransferReport) -> Iterator[Any]:
         + (f" in all runs, {report.run_seconds:,.1f} s in this one" if report.resumed else "")
         + f", {report.items_per_second:,.0f}/s"
     )
-    for note in [*_notes(report.snapshots), *_notes(report.replay_logs), *_account(report)]:
-        yield f"note: {note}"
+    yield from (f"note: {note}" for note in [*_notes(report.snapshots), *_notes(report.replay_logs), *_account(report)])
     failures = [*report.snapshots.failures, *report.replay_logs.failures][:MAX_SHOWN]
-    for failure in failures:
-        yield f"did not arrive: {_described(failure)}"
+    yield from (f"did not arrive: {_described(failure)}" for failure in failures)
     if report.failed > len(failures):
         yield f"did not arrive: {report.failed - len(failures):,} more; the log on stderr names them all"
 
 
 def _row(name: str, counts: Counts) -> tuple[str, ...]:
-    numbers = (
-        *(counts.found, counts.copied, counts.already_there, counts.failed, counts.archived, counts.expired),
-        counts.verified,
-    )
-    return (name, *(f"{number:,}" for number in numbers))
+    names = ("found", "copied", "already_there", "failed", "archived", "expired", "verified")
+    return (name, *(f"{getattr(counts, each):,}" for each in names))
 
 
 def _notes(counts: Counts) -> Iterator[str]:
@@ -188,3 +171,113 @@ def _described(failure: Failure) -> str:
     item = failure.item_id or "the rest"
     saga = f" of saga {failure.saga_id}" if failure.saga_id else ""
     return f"{item}{saga}: {failure.error_type}: {failure.error}"
+
+
+group = typer.Typer(name="export")
+
+
+@command(group)
+async def export(
+    call: Call,
+    out: Annotated[Path | None, option("PATH", "A folder, or with zip a file.")] = None,
+    form: Annotated[
+        str, option("FORM", "jsonl, parquet or zip.", "--format", completes=words_of("exports.report", "FORMS"))
+    ] = "jsonl",
+    saga: Annotated[Texts, option("ID", "Only this saga; repeatable.")] = None,
+    sign: Annotated[Path | None, option("KEY", "Sign with this private Ed25519 key (a PEM file).")] = None,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace what is there, once it is complete.")] = False,
+    restart: Annotated[bool, flag("--restart", "Begin anew, whatever a run before left.")] = False,
+    who: WhoOption = None,
+    *,
+    filters: Filters,
+) -> Answer:
+    """Write sagas into files that prove themselves. With timeline, replays and holds log; see `export verify`."""
+    if out is None:
+        raise UsageError("say where to: --out PATH", hint="to look at one: sagaz-tiering export verify PATH")
+    if saga and filters:
+        raise UsageError("give either --saga or what sagas are found by")
+    ids = [parse_id(each, "--saga") for each in saga] if saga else None
+    made: dict[str, Any] = {"form": form, "saga_ids": ids, "sign_with": sign, "who": who or login_name()}
+    made |= {"overwrite": overwrite, "restart": restart}
+    notice, shown = f"stopping: what is being read {_STOPS}", showing(lambda told: told.total)
+    async with call.opened(migrated=True) as runtime:
+        with _going_on(TierUnavailable), stopped_by_signals(notice=notice) as stopping, shown as progress:
+            made |= {"progress": progress, "stop": stopping.event}
+            report = await runtime.storage().export(out, **made, **filters)
+    if report.stopped:
+        say("stopped before the end", hint=_GOES_ON)
+    code = stopping.exit_code if report.stopped else report.exit_code
+    left_out = sum(report.counts.left_out.values())
+    problem = (f"{left_out:,} snapshots are not in it", "its timeline and its manifest name each of them, and why")
+    problems = [problem] if left_out and not report.stopped and not call.as_json else []
+    return Answer({**report.to_dict(), "exit_code": code}, _written(report), code, problems)
+
+
+@contextmanager
+def _going_on(outage: type[SagazTieringError], can: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Say after an outage how to go on, if that can be."""
+    try:
+        yield
+    except outage as exc:
+        exc.hint = "; ".join(filter(None, (exc.hint, _GOES_ON if can() else "")))
+        raise
+
+
+@command(group, "verify", config=False)
+async def verify(
+    call: Call,  # as every command
+    path: Annotated[Path, argument("PATH", "A folder or a ZIP file.")],
+    key: Annotated[Path | None, option("PUBLIC", "It must be signed by the key of this PEM file.")] = None,
+) -> Answer:
+    """Look at every byte of an export. Is it as it was made, and who signed it? Needs no server, no configuration."""
+    import asyncio
+
+    from sagaz_tiering.exports.verify import verify_export
+
+    found = await asyncio.to_thread(verify_export, path, key=key)
+    problems = [(f"{path.name if each.part == '*' else each.part}: {each.problem}", "") for each in found.problems]
+    return Answer(found.to_dict(), _verified(found), 0 if found.is_intact else 6, problems)
+
+
+def _written(report: ExportReport) -> Iterator[Any]:
+    counts = report.counts
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in counts.left_out.items())
+    rows = (
+        ("export", f"{report.out} ({report.form}, {report.export_id})" if not report.stopped else "not complete"),
+        ("sagas", f"{counts.sagas:,} of {counts.selected:,} chosen"),
+        ("snapshots", f"{counts.exported:,} of {counts.found:,}, {show_bytes(counts.bytes)} of JSON"),
+        ("left out", left_out or None),
+        ("replays", f"{counts.replays:,}" + (f", {counts.replays_damaged:,} damaged" * bool(counts.replays_damaged))),
+        ("holds log", f"{counted(counts.holds, 'entry', 'entries')}"),
+        ("signed by", report.public_key),
+        ("manifest", f"SHA-256 {report.manifest_sha256}" if report.manifest_sha256 else None),
+    )
+    yield from fields(rows, width=13)
+    if not counts.selected and not report.stopped:
+        yield "warning: no saga is meant, so the export is complete and has nothing in it; see: sagaz-tiering find"
+    if report.manifest_sha256 and report.public_key is None:
+        yield "it is not signed: keep the SHA-256 of the manifest elsewhere, to prove later that it is this one"
+    for each in report.left_out[:MAX_SHOWN]:
+        yield f"left out: {each.snapshot_id} of saga {each.saga_id}: {each.reason}: {each.why}"
+    if len(report.left_out) > MAX_SHOWN:
+        yield "left out: more; the timeline in the export names them all"
+
+
+def _verified(found: ExportVerification) -> Iterator[Any]:
+    manifest = found.manifest
+    yield f"{found.path}: {'as it was made' if found.is_intact else 'NOT as it was made'}"
+    if manifest is not None:
+        counts, runs = manifest.counts, counted(manifest.runs, "run")
+        rows = (
+            ("export", f"{manifest.export_id}, by {manifest.who} with {manifest.made_by}"),
+            ("made", f"{show_time(manifest.began_at)} to {show_time(manifest.finished_at)}, in {runs}"),
+            ("of", ", ".join(manifest.source.values())),
+            ("policies", ", ".join(manifest.policy_revisions)),
+            ("snapshots", f"{counts.exported:,} of {counts.found:,} in {counted(counts.sagas, 'saga')}"),
+            ("manifest", f"SHA-256 {found.manifest_sha256}"),
+            ("signed by", found.signed_by or "nobody"),
+        )
+        yield from fields(rows, width=13)
+        if counts.left_out:
+            yield make_table(("left out", "snapshots>"), list(counts.left_out.items()))
+    yield from (f"- {each}" for each in found.proven)
