@@ -35,8 +35,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
 )
 from sagaz_tiering.sagaz_engine.imports import SagazSource
-from sagaz_tiering.sagaz_engine.imports.inventory import FoundSnapshot, Inventory
-from sagaz_tiering.sagaz_engine.imports.source import BATCH_BYTES, MESSAGES, PAGE
+from sagaz_tiering.sagaz_engine.imports.source import BATCH_BYTES, MESSAGES, PAGE, FoundRecord, Inventory
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotSource
 
@@ -597,7 +596,7 @@ def test_inventory_is_on_disk_without_a_name() -> None:
         try:
             for page in range(40):
                 ids = [number(page * 1000 + at).bytes for at in range(1000)]
-                await inventory.add([FoundSnapshot(SAGA.bytes, 0, 0, each, None, 0, 10, b"key" * 10) for each in ids])
+                await inventory.add([FoundRecord(SAGA.bytes, 0, 0, each, None, 0, 10, b"key" * 10) for each in ids])
             return sum(path.stat().st_size for path in nameless_files())
         finally:
             await inventory.close()

@@ -6,10 +6,4 @@ from sagaz_tiering.sagaz_engine.imports.redis import SagazRedisSource
 from sagaz_tiering.sagaz_engine.imports.s3 import SagazS3Source
 from sagaz_tiering.sagaz_engine.imports.source import SagazSource
 
-__all__ = [
-    "SagazFilesystemSource",
-    "SagazPostgreSQLSource",
-    "SagazRedisSource",
-    "SagazS3Source",
-    "SagazSource",
-]
+__all__ = ["SagazFilesystemSource", "SagazPostgreSQLSource", "SagazRedisSource", "SagazS3Source", "SagazSource"]

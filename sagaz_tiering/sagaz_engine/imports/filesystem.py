@@ -15,7 +15,6 @@ from typing import Final, TypeVar
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import ConfigError, LocalStorageUnavailable
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
-from sagaz_tiering.sagaz_engine.imports.source import batches_of
 from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES, gone, unavailable
 
 _SUFFIXES: Final = (".json", ".json.gz")
@@ -47,16 +46,12 @@ class SagazFilesystemSource(ScannedSource):
                 hint="give the base_path that FilesystemSnapshotStorage was made with",
             )
 
-    async def _scan(self) -> AsyncIterator[list[ScannedRecord]]:
+    async def _listed(self) -> AsyncIterator[list[tuple[ScannedRecord, int]]]:
         files = self._files()
         while page := await self._run(lambda: list(islice(files, _LISTED))):
-            for batch in batches_of([size for _, size in page]):
-                yield await self._contents([found for found, _ in page[batch]])
+            yield page
 
-    async def _fetch(self, keys: Sequence[bytes]) -> list[ScannedRecord]:
-        return await self._contents([ScannedRecord(key, None) for key in keys])
-
-    async def _contents(self, listed: Sequence[ScannedRecord]) -> list[ScannedRecord]:
+    async def _loaded(self, listed: Sequence[ScannedRecord]) -> list[ScannedRecord]:
         return await self._run(lambda: [stored if stored.problem else self._content(stored) for stored in listed])
 
     async def _run(self, work: Callable[[], T]) -> T:

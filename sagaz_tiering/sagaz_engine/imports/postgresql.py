@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -17,9 +17,8 @@ from sagaz_tiering.config.urls import SecretUrl, redacted
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptData, CorruptRecord
-from sagaz_tiering.sagaz_engine.imports import records
-from sagaz_tiering.sagaz_engine.imports.inventory import Inventory
-from sagaz_tiering.sagaz_engine.imports.source import BATCH_BYTES, PAGE, SagazSource
+from sagaz_tiering.sagaz_engine.imports.records import ReadRecord, replay_from, snapshot_from
+from sagaz_tiering.sagaz_engine.imports.source import BATCH_BYTES, PAGE, Inventory, SagazSource
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, as_uuid
 
 _SQL: Final = load(__package__, "from_sagaz")
@@ -101,9 +100,10 @@ class SagazPostgreSQLSource(SagazSource):
         last: Any = _START
         while last is not None:
             rows, last = await self._rows_of_saga(inventory, saga, last)
-            for readable in await self._read(inventory, _with_keys(rows, _SNAPSHOTS), _snapshot):
-                if await self._is_live(inventory, _key(readable.value.snapshot_id), readable.value):
-                    yield readable.value
+            by_key = {_key(row["snapshot_id"]): row for row in rows}
+            for key, record in (await self._read(inventory, by_key, _snapshot)).items():
+                if await self._is_live(inventory, key, record.value):
+                    yield record.value
 
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
         """Every replay record in the shape of `ReplayResult.to_dict`, ascending by id, from behind `after` on."""
@@ -111,8 +111,9 @@ class SagazPostgreSQLSource(SagazSource):
         start = _NIL if after is None else _next(as_uuid(after, "after"))
         while start is not None:
             rows, last = await self._rows(inventory, _REPLAYS, start, MIN_TIME, MAX_TIME)
-            for readable in await self._read(inventory, _with_keys(rows, _REPLAYS), _replay):
-                yield readable.value
+            by_key = {_key(row["replay_id"]): row for row in rows}
+            for record in (await self._read(inventory, by_key, _replay)).values():
+                yield record.value
             start = None if last is None else _next(last["replay_id"])
 
     async def _rows_of_saga(self, inventory: Inventory, saga: UUID, last: Any) -> tuple[list[Any], Any]:
@@ -172,14 +173,13 @@ def _next(last: UUID) -> UUID | None:
     return UUID(int=last.int + 1) if last.int < 2**128 - 1 else None
 
 
-def _snapshot(row: Any) -> records.Snapshot:
-    fields = {**row, "context": _json(row["context"]), "completed_steps": _json(row["completed_steps"])}
-    return records.snapshot_from(fields)
+def _snapshot(row: Any) -> ReadRecord:
+    return snapshot_from({**row, "context": _json(row["context"]), "completed_steps": _json(row["completed_steps"])})
 
 
-def _replay(row: Any) -> records.Replay:
+def _replay(row: Any) -> ReadRecord:
     override = row["context_override"]
-    return records.replay_from({**row, "context_override": None if override is None else _json(override)})
+    return replay_from({**row, "context_override": None if override is None else _json(override)})
 
 
 def _json(text: str) -> Any:
@@ -187,10 +187,6 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise CorruptRecord(f"a JSON column that cannot be read: {exc}") from exc
-
-
-def _with_keys(rows: Sequence[Any], queries: _Queries) -> list[tuple[bytes, Any]]:
-    return [(_key(row[queries.id_column]), row) for row in rows]
 
 
 def _key(row_id: UUID) -> bytes:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -24,57 +25,69 @@ _OURS: Final = {"encoding", "checksum"}
 """What our FilesystemSnapshotStorage adds, whose values may be encoded in a way that sagaz does not have."""
 
 
-class Snapshot(NamedTuple):
-    """A snapshot, and what had to be taken differently from how it is written."""
+class ReadRecord(NamedTuple):
+    """What was read of a record: a snapshot, or a replay record in the shape of `ReplayResult.to_dict`.
 
-    value: SagaSnapshot
+    `remarks`: what had to be taken differently from how it is written. `size`: bytes of its JSON, where that is known.
+    """
+
+    value: Any
     remarks: tuple[str, ...]
+    size: int = 0
 
 
-class Replay(NamedTuple):
-    """A replay record in the shape of `ReplayResult.to_dict`, and what had to be taken differently."""
-
-    value: dict[str, Any]
-    remarks: tuple[str, ...]
-
-
-def snapshot_of(data: bytes) -> Snapshot:
-    """The snapshot in a stored record. Raises CorruptRecord."""
-    return snapshot_from(parsed(data))
-
-
-def replay_of(data: bytes) -> Replay:
-    """The replay record in a stored record. Raises as `snapshot_of`."""
-    return replay_from(parsed(data))
-
-
-def parsed(data: bytes) -> dict[str, Any]:
-    """The JSON object in a stored record, compressed or not. Raises as `snapshot_of`."""
+def record_of(data: bytes, *, is_replay: bool) -> ReadRecord:
+    """What is in a stored record, compressed or not. Raises CorruptRecord."""
+    raw = _unpacked(data)
     try:
-        fields = json.loads(unpacked(data))
+        fields = json.loads(raw)
     except (ValueError, RecursionError) as exc:
-        raise CorruptRecord(f"{len(data)} bytes that are not JSON: {exc}") from exc
+        raise CorruptRecord(f"{len(raw)} bytes that are not JSON: {exc}") from exc
     if type(fields) is not dict:
         raise CorruptRecord("not a JSON object")
     if _OURS & fields.keys():
         raise CorruptRecord("written by sagaz-tiering, not by sagaz", hint="read this place without `sagaz+`")
-    return fields
+    return (replay_from if is_replay else snapshot_from)(fields)._replace(size=len(raw))
 
 
-def unpacked(data: bytes) -> bytes:
-    """`data` without its compression. Raises as `snapshot_of`."""
+def _unpacked(data: bytes) -> bytes:
     if data.startswith(_ZSTD):
-        return _from_zstd(data)
-    return _from_gzip(data) if data.startswith(_GZIP) else data
+        try:
+            size = declared_size(data)
+            if size > MAX_RAW_BYTES:
+                raise CorruptRecord(f"a zstd frame that declares {size} bytes")
+            return decompress(data, size)
+        except NotZstd as exc:
+            raise CorruptRecord(str(exc)) from exc
+    if not data.startswith(_GZIP):
+        return data
+    stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        raw = stream.decompress(data, MAX_RAW_BYTES)
+    except zlib.error as exc:
+        raise CorruptRecord(f"damaged gzip data: {exc}") from exc
+    if not stream.eof:
+        raise CorruptRecord(f"gzip data that breaks off, or is more than {MAX_RAW_BYTES} bytes")
+    return raw
 
 
-def snapshot_from(fields: Mapping[str, Any]) -> Snapshot:
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyError as exc:
+        raise CorruptRecord(f"not {what}: {exc.args[0]!r} is missing") from exc
+    except (InvalidSnapshot, OverflowError) as exc:
+        raise CorruptRecord(f"not {what}: {exc}") from exc
+
+
+def snapshot_from(fields: Mapping[str, Any]) -> ReadRecord:
     """The snapshot of the fields that sagaz's `SagaSnapshot.to_dict` has. Raises CorruptRecord.
 
     A time without a zone is taken as UTC. A retention beyond what we can express is taken as none: it is for ever.
     """
     remarks: list[str] = []
-    try:
+    with _refusing("a snapshot"):
         created = _time(fields["created_at"], "created_at", remarks)
         until = fields.get("retention_until")
         snapshot = SagaSnapshot(
@@ -90,18 +103,14 @@ def snapshot_from(fields: Mapping[str, Any]) -> Snapshot:
             created_at=created,
             retention_until=_retention(_time(until, "retention_until", remarks), remarks) if until else None,
         )
-    except KeyError as exc:
-        raise CorruptRecord(f"not a snapshot: {exc.args[0]!r} is missing") from exc
-    except (InvalidSnapshot, OverflowError) as exc:
-        raise CorruptRecord(f"not a snapshot: {exc}") from exc
     _check_shapes(snapshot)
-    return Snapshot(snapshot, tuple(remarks))
+    return ReadRecord(snapshot, tuple(remarks))
 
 
-def replay_from(fields: Mapping[str, Any]) -> Replay:
+def replay_from(fields: Mapping[str, Any]) -> ReadRecord:
     """The replay record of the fields that sagaz's `ReplayResult.to_dict` has. Raises CorruptRecord."""
     remarks: list[str] = []
-    try:
+    with _refusing("a replay record"):
         completed = fields.get("completed_at")
         result = ReplayResult(
             replay_id=fields["replay_id"],
@@ -115,32 +124,7 @@ def replay_from(fields: Mapping[str, Any]) -> Replay:
             created_at=_time(fields["created_at"], "created_at", remarks),
             completed_at=_time(completed, "completed_at", remarks) if completed else None,
         )
-        return Replay(replay_record(result), tuple(remarks))
-    except KeyError as exc:
-        raise CorruptRecord(f"not a replay record: {exc.args[0]!r} is missing") from exc
-    except (InvalidSnapshot, OverflowError) as exc:
-        raise CorruptRecord(f"not a replay record: {exc}") from exc
-
-
-def _from_zstd(data: bytes) -> bytes:
-    try:
-        size = declared_size(data)
-        if size > MAX_RAW_BYTES:
-            raise CorruptRecord(f"a zstd frame that declares {size} bytes")
-        return decompress(data, size)
-    except NotZstd as exc:
-        raise CorruptRecord(str(exc)) from exc
-
-
-def _from_gzip(data: bytes) -> bytes:
-    stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        raw = stream.decompress(data, MAX_RAW_BYTES)
-    except zlib.error as exc:
-        raise CorruptRecord(f"damaged gzip data: {exc}") from exc
-    if not stream.eof:
-        raise CorruptRecord(f"gzip data that breaks off, or is more than {MAX_RAW_BYTES} bytes")
-    return raw
+        return ReadRecord(replay_record(result), tuple(remarks))
 
 
 def _time(value: object, name: str, remarks: list[str]) -> datetime:

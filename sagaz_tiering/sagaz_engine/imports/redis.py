@@ -15,7 +15,6 @@ from sagaz_tiering.drivers.redis.client import RedisClient
 from sagaz_tiering.drivers.redis.url import RedisOptions, parse_redis_url
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
-from sagaz_tiering.sagaz_engine.imports.source import batches_of
 
 _UUID: Final = rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _SOCKET_TIMEOUT: Final = timedelta(seconds=10)
@@ -35,11 +34,7 @@ class SagazRedisSource(ScannedSource):
     kind = "sagaz+redis"
 
     def __init__(
-        self,
-        redis_url: str = "redis://localhost:6379",
-        key_prefix: str = "snapshot:",
-        *,
-        clock: Clock | None = None,
+        self, redis_url: str = "redis://localhost:6379", key_prefix: str = "snapshot:", *, clock: Clock | None = None
     ) -> None:
         super().__init__(clock=clock)
         address = parse_redis_url(redis_url)
@@ -56,45 +51,29 @@ class SagazRedisSource(ScannedSource):
     async def _disconnect(self) -> None:
         await self._redis.close()
 
-    async def _scan(self) -> AsyncIterator[list[ScannedRecord]]:
-        cursor, pattern = 0, _escaped(self._prefix) + b"*"
-        while True:
+    async def _listed(self) -> AsyncIterator[list[tuple[ScannedRecord, int]]]:
+        cursor, pattern, start = -1, _escaped(self._prefix) + b"*", len(self._prefix)
+        while cursor != 0:
             async with self._redis.use() as client:
-                answer: tuple[int, list[Any]] = await client.scan(cursor, match=pattern, count=_KEYS)
-            cursor, keys = answer[0], [key for key in answer[1] if self._key.fullmatch(key)]
-            sizes = await self._sizes(keys)
-            for batch in batches_of([size if isinstance(size, int) else 0 for size in sizes]):
-                yield await self._values(keys[batch], sizes[batch])
-            if cursor == 0:
-                return
+                cursor, keys = await client.scan(max(cursor, 0), match=pattern, count=_KEYS)
+                keys = [key for key in keys if self._key.fullmatch(key)]
+                pipe = client.pipeline(transaction=False)
+                for key in keys:
+                    pipe.strlen(key)
+                sizes: list[Any] = await pipe.execute(raise_on_error=False)
+            page = list[tuple[ScannedRecord, int]]()
+            for key, size in zip(keys, sizes, strict=True):
+                found = ScannedRecord(key, None, is_replay=key.startswith(b"replay:", start))
+                if isinstance(size, Exception):  # of a key that holds no string
+                    page.append((found._replace(problem=str(size)), 0))
+                else:
+                    page.append((found, size))
+            yield page
 
-    async def _fetch(self, keys: Sequence[bytes]) -> list[ScannedRecord]:
-        return await self._values(keys, await self._sizes(keys))
-
-    async def _sizes(self, keys: Sequence[bytes]) -> list[Any]:
-        """Bytes of each value; the error of Redis for a key that holds no string."""
-        if not keys:
-            return []
+    async def _loaded(self, listed: Sequence[ScannedRecord]) -> list[ScannedRecord]:
         async with self._redis.use() as client:
-            pipe = client.pipeline(transaction=False)
-            for key in keys:
-                pipe.strlen(key)
-            found: list[Any] = await pipe.execute(raise_on_error=False)
-        return found
-
-    async def _values(self, keys: Sequence[bytes], sizes: Sequence[Any]) -> list[ScannedRecord]:
-        async with self._redis.use() as client:
-            values: list[Any] = await client.mget(list(keys))
-        start = len(self._prefix)
-        return [
-            ScannedRecord(
-                key=key,
-                data=value,
-                problem=str(size) if isinstance(size, Exception) else "",
-                is_replay=key.startswith(b"replay:", start),
-            )
-            for key, size, value in zip(keys, sizes, values, strict=True)
-        ]
+            values = await client.mget([stored.key for stored in listed])
+        return [stored._replace(data=value) for stored, value in zip(listed, values, strict=True)]
 
 
 def _escaped(prefix: bytes) -> bytes:

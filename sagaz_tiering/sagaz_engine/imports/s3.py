@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.config.tiers import ColdSettings
@@ -17,10 +17,6 @@ from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchive
 from sagaz_tiering.objects.s3.options import S3Options, SettingNames
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
-from sagaz_tiering.sagaz_engine.imports.source import batches_of
-
-if TYPE_CHECKING:
-    from sagaz_tiering.objects.base import ObjectInfo
 
 _CONNECTIONS: Final = 32
 _LISTED: Final = 256
@@ -74,43 +70,31 @@ class SagazS3Source(ScannedSource):
         if store is not None:
             await store.close()
 
-    async def _scan(self) -> AsyncIterator[list[ScannedRecord]]:
+    async def _listed(self) -> AsyncIterator[list[tuple[ScannedRecord, int]]]:
         for folder in ("snapshot/", "replay/"):
-            page: list[ObjectInfo] = []
+            page = list[tuple[ScannedRecord, int]]()
             async for info in self._opened_store().list(self._prefix + folder):
                 if info.key.endswith(_SUFFIXES):
-                    page.append(info)
+                    written, is_replay = to_micros(info.modified_at), folder == "replay/"
+                    found = ScannedRecord(info.key.encode(), None, written=written, is_replay=is_replay)
+                    page.append((found, info.size))
                 if len(page) == _LISTED:
-                    async for batch in self._bodies(page):
-                        yield batch
-                    page.clear()
-            async for batch in self._bodies(page):
-                yield batch
+                    yield page
+                    page = []
+            yield page
 
-    async def _fetch(self, keys: Sequence[bytes]) -> list[ScannedRecord]:
-        return await asyncio.gather(*(self._get(key.decode()) for key in keys))
+    async def _loaded(self, listed: Sequence[ScannedRecord]) -> list[ScannedRecord]:
+        return await asyncio.gather(*map(self._get, listed))
 
-    async def _bodies(self, page: Sequence[ObjectInfo]) -> AsyncIterator[list[ScannedRecord]]:
-        for batch in batches_of([info.size for info in page]):
-            stored = await asyncio.gather(*(self._get(info.key) for info in page[batch]))
-            yield [
-                found._replace(written=to_micros(info.modified_at), is_replay=self._is_replay(info.key))
-                for found, info in zip(stored, page[batch], strict=True)
-            ]
-
-    async def _get(self, key: str) -> ScannedRecord:
-        name = key.encode()
+    async def _get(self, stored: ScannedRecord) -> ScannedRecord:
         try:
-            return ScannedRecord(name, await self._opened_store().get(key))
+            return stored._replace(data=await self._opened_store().get(stored.key.decode()))
         except ObjectNotFound:
-            return ScannedRecord(name, None)
+            return stored
         except ObjectArchived as exc:
-            return ScannedRecord(name, None, problem=f"archived ({exc}): restore the object in S3, then read again")
+            return stored._replace(problem=f"archived ({exc}): restore the object in S3, then read again")
         except CorruptPack as exc:  # S3's own checksum says so
-            return ScannedRecord(name, None, problem=str(exc))
-
-    def _is_replay(self, key: str) -> bool:
-        return key.startswith(self._prefix + "replay/")
+            return stored._replace(problem=str(exc))
 
     def _opened_store(self) -> S3ObjectStore:
         if self._store is None:

@@ -1,17 +1,23 @@
-"""What the sources of sagaz's data share: opening late, and an account of what could not be taken as it is."""
+"""What the sources of sagaz's data share: opening late, and an account of what could not be taken as it is.
+
+`Inventory` is what a walk over a store found, in any order, read back in order: on disk, however much it is.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Self, TypeVar
+from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock
+from sagaz_tiering.drivers.scratch import Scratch
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.sagaz_engine.imports.inventory import Inventory
+from sagaz_tiering.sagaz_engine.imports.records import ReadRecord
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotSource
 
@@ -25,16 +31,106 @@ BATCH_RECORDS: Final = 256
 
 _log = Logger(__name__)
 
-
-class Remarked(Protocol):
-    """What was read of a record, and what had to be taken differently from how it is written."""
-
-    @property
-    def remarks(self) -> Sequence[str]: ...
+_TABLES: Final = """
+    CREATE TABLE found (
+        saga_id BLOB, created_us INTEGER, step_index INTEGER, record_id BLOB,
+        retention_us INTEGER, written INTEGER, size INTEGER, key BLOB
+    );
+    CREATE TABLE noted (kind TEXT, key BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID;
+"""
+# The index is made when everything is in: sorting once is many times faster than inserting random ids in order.
+_NEWEST_ONLY: Final = """
+    DELETE FROM found WHERE rowid IN (
+        SELECT rowid FROM (
+            SELECT rowid, row_number() OVER (
+                PARTITION BY saga_id = x'', record_id ORDER BY written DESC, rowid DESC
+            ) AS place FROM found
+        ) WHERE place > 1
+    )
+"""
+_ORDER: Final = "saga_id, created_us, step_index, record_id"
 
 
 Stored = TypeVar("Stored")
-Decoded = TypeVar("Decoded", bound=Remarked)
+Place = tuple[bytes, int, int, bytes]
+
+
+class FoundRecord(NamedTuple):
+    """Where one record is: a snapshot, or (of the saga b"", and all at 0) a replay record.
+
+    `written`: of several records with one id the one with the highest counts. `size` in bytes, as JSON; `key` is what
+    the source finds the record by.
+    """
+
+    saga_id: bytes
+    created_us: int
+    step_index: int
+    record_id: bytes
+    retention_us: int | None
+    written: int
+    size: int
+    key: bytes
+
+    @property
+    def place(self) -> Place:
+        """What the order is by."""
+        return self[:4]
+
+
+class Inventory(Scratch):
+    """Add, `settle`, then read."""
+
+    def __init__(self) -> None:
+        super().__init__(_TABLES)
+
+    async def add(self, found: Sequence[FoundRecord]) -> None:
+        """Note what was found; the same record may come twice. Raises ConfigError where the disk is full."""
+
+        def work(db: sqlite3.Connection) -> None:
+            with db:
+                db.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?, ?, ?, ?)", found)
+
+        await self.run(work)
+
+    async def settle(self, now_us: int) -> int:
+        """Keep one record of each id, drop what has expired, sort the rest; how many had expired."""
+
+        def work(db: sqlite3.Connection) -> int:
+            with db:
+                db.execute(_NEWEST_ONLY)
+                expired = db.execute("DELETE FROM found WHERE retention_us <= ?", (now_us,)).rowcount
+                db.execute(f"CREATE INDEX in_order ON found ({_ORDER}, retention_us)")
+            return expired
+
+        return await self.run(work)
+
+    async def note(self, kind: str, key: bytes) -> bool:
+        """Remember something about a record; whether it was not remembered before."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            with db:
+                return db.execute("INSERT OR IGNORE INTO noted VALUES (?, ?)", (kind, key)).rowcount > 0
+
+        return await self.run(work)
+
+    async def sagas(self, after: bytes, now_us: int, limit: int) -> list[UUID]:
+        """Sagas behind `after` with a live snapshot, ascending."""
+        query = """
+            SELECT DISTINCT saga_id FROM found
+            WHERE saga_id > ? AND (retention_us IS NULL OR retention_us > ?) ORDER BY saga_id LIMIT ?
+        """
+        return [UUID(bytes=saga) for (saga,) in await self._rows(query, (after, now_us, limit))]
+
+    async def behind(self, place: Place, limit: int, *, in_saga: bool) -> list[FoundRecord]:
+        """Records behind a place, in order; of all sagas, or of the one of the place."""
+        later = f"({_ORDER}) > (?, ?, ?, ?)"
+        if in_saga:
+            later = "saga_id = ? AND (created_us, step_index, record_id) > (?, ?, ?)"
+        query = f"SELECT * FROM found WHERE {later} ORDER BY {_ORDER} LIMIT ?"
+        return [FoundRecord(*row) for row in await self._rows(query, (*place, limit))]
+
+    async def _rows(self, query: str, values: tuple[object, ...]) -> list[Any]:
+        return await self.run(lambda db: db.execute(query, values).fetchall())
 
 
 @dataclass(slots=True)
@@ -117,17 +213,20 @@ class SagazSource(SnapshotSource, ABC):
         self.expired = 0
 
     async def _read(
-        self, inventory: Inventory, stored: Sequence[tuple[bytes, Stored]], decode: Callable[[Stored], Decoded]
-    ) -> list[Decoded]:
-        """What can be read of these records, each given with its key; the rest is accounted for."""
-        readable = list[Decoded]()
-        outcomes = await asyncio.to_thread(lambda: [_outcome(decode, each) for _, each in stored])
-        for (key, _), outcome in zip(stored, outcomes, strict=True):
+        self, inventory: Inventory, stored: Mapping[bytes, Stored], decode: Callable[[Stored], ReadRecord]
+    ) -> dict[bytes, ReadRecord]:
+        """What can be read of these records, each given by its key; the rest is accounted for."""
+        readable = dict[bytes, ReadRecord]()
+        outcomes = await asyncio.to_thread(lambda: [_outcome(decode, each) for each in stored.values()])
+        for key, outcome in zip(stored, outcomes, strict=True):
             if isinstance(outcome, CorruptRecord):
                 await self._leave_out(inventory, key, outcome)
-            else:
-                await self._remark(inventory, key, outcome.remarks)
-                readable.append(outcome)
+                continue
+            if outcome.remarks and await inventory.note("adjusted", key):
+                message = "; ".join(outcome.remarks)
+                self.adjusted.add(f"{_shown(key)}: {message}")
+                _log.warning("snapshot.adjusted", key=_shown(key), storage=self.kind, reason=message)
+            readable[key] = outcome
         return readable
 
     async def _leave_out(self, inventory: Inventory, key: bytes, error: object) -> None:
@@ -136,13 +235,6 @@ class SagazSource(SnapshotSource, ABC):
             shown = _shown(key)
             self.problems.add(f"{shown}: {error}")
             _log.error("snapshot.unreadable", key=shown, storage=self.kind, error=str(error))
-
-    async def _remark(self, inventory: Inventory, key: bytes, remarks: Sequence[str]) -> None:
-        """Account for a record that is not taken quite as it is written."""
-        if remarks and await inventory.note("adjusted", key):
-            message = "; ".join(remarks)
-            self.adjusted.add(f"{_shown(key)}: {message}")
-            _log.warning("snapshot.adjusted", key=_shown(key), storage=self.kind, reason=message)
 
     async def _is_live(self, inventory: Inventory, key: bytes, snapshot: SagaSnapshot) -> bool:
         """Whether a snapshot exists now; one that does not is accounted for."""
@@ -166,7 +258,7 @@ def batches_of(sizes: Sequence[int]) -> list[slice]:
     return groups
 
 
-def _outcome(decode: Callable[[Stored], Decoded], stored: Stored) -> Decoded | CorruptRecord:
+def _outcome(decode: Callable[[Stored], ReadRecord], stored: Stored) -> ReadRecord | CorruptRecord:
     try:
         return decode(stored)
     except CorruptRecord as exc:
