@@ -20,8 +20,7 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.costs.prices import PriceList
-from sagaz_tiering.dictionaries.bucket import BucketDictionaries
-from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.dictionaries.cache import BucketDictionaries, Dictionaries
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.server_clock import ServerClock

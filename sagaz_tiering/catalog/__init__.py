@@ -9,7 +9,6 @@ from __future__ import annotations
 from uuid import UUID
 
 from sagaz_tiering.catalog.catching_up import CatchingUp, Scrubbing
-from sagaz_tiering.catalog.compaction import Compaction
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.catalog.erasures import Erasures
@@ -22,7 +21,7 @@ from sagaz_tiering.catalog.leases import Leases
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.mark import Ownership
 from sagaz_tiering.catalog.packs import Packs
-from sagaz_tiering.catalog.reindexing import Reindexed
+from sagaz_tiering.catalog.packs_anew import Compaction, Reindexed
 from sagaz_tiering.catalog.replays import Replays
 from sagaz_tiering.catalog.restores import Restores
 from sagaz_tiering.catalog.saga_keys import SagaKeys

@@ -21,7 +21,7 @@ from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, Repository, columns, fenced, of_row
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.config.patterns import Match
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.storage_class import StorageClass
 
@@ -46,10 +46,6 @@ class KnownPack:
 class CatchingUp(Repository):
     """Changes that others made while this catalog did not look."""
 
-    def __init__(self, db: Database) -> None:
-        super().__init__(db)
-        self._holds = Holds(db)
-
     async def apply(self, entries: Sequence[JournalEntry], lease: Lease) -> None:
         """All of these, in one transaction; the fields of `body` are checked (`jobs.journal_format`)."""
         async with fenced(self._db, lease, archive_lock=True) as conn:
@@ -72,7 +68,7 @@ class CatchingUp(Repository):
         async with self._db.transaction() as conn:
             cursor: str | None = ""
             while cursor is not None:
-                holds, cursor = await self._holds.page(_PAGE, cursor or None, conn)
+                holds, cursor = await Holds(self._db).page(_PAGE, cursor or None, conn)
                 for hold in holds:
                     if hold.hold_id not in but_for:
                         await note(conn, "hold", hold.to_dict(), now)

@@ -53,8 +53,7 @@ class CatalogDictionaries(Repository):
 
     async def list_current(self) -> list[CurrentDictionary]:
         """The current one of each saga name."""
-        rows = await self._db.fetch(_SQL["current"])
-        return [of_row(CurrentDictionary, row, "saga_name") for row in rows]
+        return [of_row(CurrentDictionary, row, "saga_name") for row in await self._db.fetch(_SQL["current"])]
 
     async def digests(self) -> set[bytes]:
         """The sha256 of every one that the catalog has."""

@@ -106,7 +106,6 @@ class DurableCopies(Repository):
 
     def __init__(self, db: Database) -> None:
         super().__init__(db)
-        self._holds = Holds(db)
         self._deadline_s = db.settings.command_timeout.total_seconds()
         self._saves: GroupCommit[tuple[Any, ...], Put] = GroupCommit(self._put_all)
 
@@ -131,8 +130,7 @@ class DurableCopies(Repository):
         try:
             done = await self._saves.put(row, len(value), seconds=seconds)
         except TimeoutError as exc:
-            where = self._db.shown_url
-            raise CatalogUnavailable(f"PostgreSQL at {where} did not answer within {seconds:g} s") from exc
+            raise CatalogUnavailable(f"PostgreSQL at {self._db.shown_url} did not answer within {seconds:g} s") from exc
         if done.announced_for_s is not None:
             await asyncio.sleep(max(0.0, FALLBACK_NOTICE.total_seconds() - done.announced_for_s))
         if done.frozen:
@@ -275,7 +273,7 @@ class DurableCopies(Repository):
         """
         async with fenced(self._db, lease) as conn:
             await hold_still(conn, expiring=True)
-            held = await self._holds.covering(metas, conn, ends=ends)
+            held = await Holds(self._db).covering(metas, conn, ends=ends)
             ids, saves = versions([meta for meta in metas if meta.snapshot_id not in held])
             await lock_rows(conn, ids)
             await conn.execute(_SQL["drop_hot_saves"], ids, saves)
@@ -283,8 +281,7 @@ class DurableCopies(Repository):
 
     async def reset_due(self, after: UUID, limit: int) -> UUID | None:
         """Make a batch of rows (by id) due for another look; the last id, or None at the end."""
-        rows = await self._db.fetch(_SQL["reset_due"], after, limit)
-        return max((row["snapshot_id"] for row in rows), default=None)
+        return max((row["snapshot_id"] for row in await self._db.fetch(_SQL["reset_due"], after, limit)), default=None)
 
     async def totals(self, now: datetime) -> dict[str, int]:
         """`snapshots`, `bytes`, `fallback` (only here: Redis could not take them), `due`."""
@@ -346,8 +343,7 @@ def naming(row: Any) -> dict[str, Any]:
 
 
 def _with_expiry(row: Any) -> tuple[SnapshotMeta, int | None]:
-    meta = meta_of(row, row["retention_until"], row["body_crc"])
-    return meta, micros(row["expires_at"])
+    return meta_of(row, row["retention_until"], row["body_crc"]), micros(row["expires_at"])
 
 
 def meta_of(row: Any, retention_until: datetime | None = None, body_crc: int = 0) -> SnapshotMeta:

@@ -19,7 +19,7 @@ from sagaz_tiering.catalog.locations import Doomed, remove
 from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.value import read_meta
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import checked_text, load, to_column
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.terminal import document, plain
@@ -152,10 +152,6 @@ class HotCopies(Protocol):
 class Erasures(Repository):
     """The tables `erasures` and `erasure_packs`."""
 
-    def __init__(self, db: Database) -> None:
-        super().__init__(db)
-        self._holds = Holds(db)
-
     async def erase(
         self, saga_id: UUID, known: Sequence[Doomed], hot: int, *, who: str, reason: str, clock: Clock
     ) -> Erasure:
@@ -173,7 +169,7 @@ class Erasures(Repository):
             rows = [of_row(NearCopy, row, "saga_name", "step_name", "status") for row in found_rows]
             disputed = {row["snapshot_id"] for row in await conn.fetch(_SQL["disputed"], saga_id)}
             known = [one for one in known if one.snapshot.snapshot_id not in disputed]
-            await self._holds.refuse([*(one.snapshot for one in known), *rows], conn)
+            await Holds(self._db).refuse([*(one.snapshot for one in known), *rows], conn)
             # Redis may have a later save of these under another saga, so no more than this version is buried.
             found = {row.snapshot_id: row.saved_at for row in rows if row.saved_at is not None and row.saved_at <= now}
             found |= {one.snapshot.snapshot_id: max(one.until, now) for one in known}
@@ -203,8 +199,7 @@ class Erasures(Repository):
         What came meanwhile stays. Can be repeated, also by two at once.
         """
         removed = await hot.delete_many([(snapshot_id, to_micros(until)) for snapshot_id, until in erasure.doomed])
-        until_us = to_micros(erasure.requested_at)
-        while swept := await self._sweep(erasure, hot, until_us):
+        while swept := await self._sweep(erasure, hot, to_micros(erasure.requested_at)):
             removed += swept
         await self._db.execute(_SQL["cleared"], erasure.erasure_id, now)
         return removed

@@ -82,8 +82,7 @@ async def dead_among(conn: Connection, frames: Frames, pack_id: int) -> set[UUID
     """Of the snapshots in a pack, those that were deleted since they were saved; erasures learn of their bytes."""
     if not await conn.fetchval(_SQL["any_tombstones"]):
         return set()
-    metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
-    dead = await buried(conn, metas)
+    dead = await buried(conn, [meta for frame in frames for meta, _, _ in frame.snapshots])
     if dead:
         await _note_late_frames(conn, frames, dead, pack_id)
     return dead

@@ -134,8 +134,7 @@ class Audit(Repository):
 
     async def page(self, limit: int, before: int = NEWEST) -> list[AuditEntry]:
         """The newest first, before an id."""
-        rows = await self._db.fetch(_AUDIT["page"], before, limit)
-        return [of_row(AuditEntry, row, *_TEXTS) for row in rows]
+        return [of_row(AuditEntry, row, *_TEXTS) for row in await self._db.fetch(_AUDIT["page"], before, limit)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

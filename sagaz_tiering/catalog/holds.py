@@ -203,8 +203,7 @@ class Holds(Repository):
                     released += 1
                     entry = (hold_id, "release", now, to_column(who), to_column(reason), row["saga_id"], row["match"])
                     await conn.execute(_SQL["append"], *entry)
-                    told = {"hold_id": hold_id, "who": who, "reason": reason}
-                    await note(conn, "release", told, now)
+                    await note(conn, "release", {"hold_id": hold_id, "who": who, "reason": reason}, now)
         return released
 
     async def in_force(self, saga_id: UUID | None = None, most: int | None = None) -> list[Hold]:
@@ -262,8 +261,7 @@ class Holds(Repository):
         columns = zip(*(_names(snapshot) for snapshot in snapshots), strict=True)
         ended = zip(*(_ended((ends or {}).get(s.saga_id)) for s in snapshots), strict=True)
         ids = [s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots]
-        args = (*ids, *map(list, columns), *map(list, ended))
-        return await self._ids(_SQL["covering"], *args, conn=conn)
+        return await self._ids(_SQL["covering"], *(*ids, *map(list, columns), *map(list, ended)), conn=conn)
 
     async def refuse(self, snapshots: Sequence[Named], conn: Connection) -> None:
         """Raise LegalHold if one of these is held; `conn` of the transaction that deletes them, which then keeps it so.

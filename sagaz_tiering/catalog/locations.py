@@ -102,10 +102,6 @@ Saved = SnapshotMeta | SaveKey
 class Locations(Repository):
     """Look-ups for the read path, and deletion of single snapshots."""
 
-    def __init__(self, db: Database) -> None:
-        super().__init__(db)
-        self._holds = Holds(db)
-
     async def find(self, snapshot_id: UUID) -> list[SnapshotLocation]:
         """The durable copy and the archived one, whichever exist, expired or not, in one consistent look."""
         return (await self._found(await self._db.fetch(_SQL["find"], snapshot_id)))[0]
@@ -151,7 +147,7 @@ class Locations(Repository):
         """
         async with self._db.transaction() as conn:
             await share_archive(conn)
-            await self._holds.refuse([one.snapshot for one in doomed], conn)
+            await Holds(self._db).refuse([one.snapshot for one in doomed], conn)
             saves = sorted((one.snapshot.snapshot_id, one.until) for one in doomed)
             durable, archived, hot = await remove(conn, saves)
             known = durable | archived.keys()

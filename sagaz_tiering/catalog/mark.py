@@ -205,8 +205,7 @@ class Ownership(Repository):
     async def look(self) -> OwnerRow:
         """The row as it is now."""
         [row] = await self._db.fetch(_SQL["look"])  # the first migration makes it
-        system = str(await self._db.fetchval(_SQL["system"])) if row["may_ask"] else ""
-        return _owner_row(row, system)
+        return _owner_row(row, str(await self._db.fetchval(_SQL["system"])) if row["may_ask"] else "")
 
     async def move(self, counter: int, limit: int) -> OwnerRow | None:
         """A step on from `counter`, under a new nonce; None where another process was first.

@@ -20,7 +20,7 @@ from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment, of_row
 from sagaz_tiering.catalog.sagas import note_archived, promise_anew
 from sagaz_tiering.config.patterns import outcome_of
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.packs.entries import AttributedPack, Frames, PublishedPack
@@ -89,10 +89,6 @@ class ClassTotals:
 class Packs(Repository):
     """The tables `packs`, `frames`, `snapshots` (for writing) and `strays`."""
 
-    def __init__(self, db: Database) -> None:
-        super().__init__(db)
-        self._holds = Holds(db)
-
     async def start(self, pack: NewPack, lease: Lease, now: datetime) -> int:
         """Announce an upload; the pack's id."""
         async with fenced(self._db, lease) as conn:
@@ -127,7 +123,7 @@ class Packs(Repository):
     async def _check_replaced(self, conn: Connection, frames: Frames, left_out: set[UUID]) -> None:
         await hold_still(conn)
         ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]
-        if await self._holds.frozen_in_packs([one for one in ids if one not in left_out], conn):
+        if await Holds(self._db).frozen_in_packs([one for one in ids if one not in left_out], conn):
             raise LeaseLost(
                 "what a pack has is held since it was to be replaced; nothing was published, repeat the job"
             )
@@ -177,8 +173,7 @@ class Packs(Repository):
         self, names: list[str], others: bool, before: datetime, settled: _Classes, after: int, limit: int
     ) -> list[Pack]:
         """Active packs of these policies (or none of them), all older than that, in none of the `settled` classes."""
-        classes = [c.value for c in settled]
-        return await self._packs("movable", names, others, before, classes, after, limit)
+        return await self._packs("movable", names, others, before, [c.value for c in settled], after, limit)
 
     async def names(self, pack_id: int, ruling: Sequence[str]) -> set[tuple[str, str, str, str, str]]:
         """What policies look at of all that lives in a pack: names of sagas and steps, statuses, outcomes, attributes.

@@ -40,8 +40,7 @@ class SagaKeys(Repository):
         async with self._db.transaction() as conn:
             made = await conn.fetch(_SQL["add"], *columns(4, rows), now)
             if made:
-                pairs = [[row["saga_id"], row["key_id"]] for row in made]
-                await note(conn, "keys_created", {"keys": pairs}, now)
+                await note(conn, "keys_created", {"keys": [[row["saga_id"], row["key_id"]] for row in made]}, now)
 
     async def by_id(self, key_ids: Collection[UUID]) -> dict[UUID, WrappedKey]:
         """Those of these keys that are there."""

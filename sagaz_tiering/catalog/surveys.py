@@ -236,8 +236,7 @@ class CatalogTotals(Repository):
 
     async def cold(self, undersized_below: int, hour: datetime) -> list[ColdTotal]:
         """Packs by class; `came` counts up to `hour`."""
-        rows = await self._db.fetch(_TOTALS["cold"], undersized_below, hour)
-        return [of_row(ColdTotal, row) for row in rows]
+        return [of_row(ColdTotal, row) for row in await self._db.fetch(_TOTALS["cold"], undersized_below, hour)]
 
     async def open_work(self, now: datetime) -> list[OpenWork]:
         """What waits for somebody."""

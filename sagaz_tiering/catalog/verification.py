@@ -67,12 +67,8 @@ class Verification(Repository):
     async def contradictions(self, span: Range, limit: int) -> list[Contradiction]:
         """At most `limit` of each kind."""
         found: list[Contradiction] = []
-        for name, describe in (
-            ("miscounted", _miscounted),
-            ("misdated", _misdated),
-            ("misplaced", _misplaced),
-            ("frames", _frame),
-        ):
+        described = {"miscounted": _miscounted, "misdated": _misdated, "misplaced": _misplaced, "frames": _frame}
+        for name, describe in described.items():
             found += [describe(row) for row in await self._db.fetch(_SQL[name], *span, limit)]
         return found
 

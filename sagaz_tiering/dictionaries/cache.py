@@ -3,6 +3,8 @@
 A dictionary is in the bucket, then in the catalog, then in Redis before anything is written with it, and it is never
 deleted. Readers therefore find every one that a value or frame names, nearest place first; writers are told of a new
 one by the catalog once a minute and do without where they know none yet. What only Redis knows is read, never used.
+
+In the bucket one is the object `dictionaries/<sha256>`, written once.
 """
 
 from __future__ import annotations
@@ -10,15 +12,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final, Protocol
 
 from sagaz_tiering import metrics
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary
 from sagaz_tiering.drivers.process_loop import HomeLoop
-from sagaz_tiering.errors import SagazTieringError, TierUnavailable
+from sagaz_tiering.errors import (
+    ColdTierUnavailable,
+    CorruptData,
+    ObjectExists,
+    ObjectNotFound,
+    SagazTieringError,
+    TierUnavailable,
+)
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import ObjectInfo, ObjectStore
+from sagaz_tiering.storage_class import StorageClass
 
 _log = Logger(__name__)
 
@@ -33,6 +45,9 @@ _READ_HIT, _READ_LOADED, _READ_MISSING = (
 _WRITE_HIT, _WRITE_MISSING, _WRITE_NONE = (
     metrics.DICTIONARY_LOOKUPS.labels(use="write", outcome=outcome) for outcome in ("hit", "missing", "none")
 )
+PREFIX = "dictionaries/"
+MOST_BYTES = 16 * 2**20
+"""Many times what is ever trained: anyone who may write to the bucket could put gigabytes there."""
 
 
 class Source(Protocol):
@@ -60,17 +75,11 @@ class Dictionaries(Mapping[bytes, Dictionary]):
     """
 
     def __init__(
-        self,
-        sources: Sequence[Source] = (),
-        registers: Sequence[Register] = (),
-        *,
-        enabled: bool = True,
-        most: int = MOST_KEPT,
+        self, sources: Sequence[Source] = (), registers: Sequence[Register] = (), *, enabled: bool = True
     ) -> None:
         self.enabled = enabled
         self._sources = sources
         self._registers = registers
-        self._most = most
         self._kept: OrderedDict[bytes, Dictionary] = OrderedDict()
         self._current: dict[str, bytes] = {}
         self._loading: dict[bytes, asyncio.Task[Dictionary | None]] = {}
@@ -153,7 +162,7 @@ class Dictionaries(Mapping[bytes, Dictionary]):
         self._refresh_at = time.monotonic() + REFRESH_SECONDS
         try:
             self._current = dict(await self._ask_registers())
-            await self.need(*list(self._current.values())[: self._most])
+            await self.need(*list(self._current.values())[:MOST_KEPT])
         except SagazTieringError as exc:
             _log.warning("dictionaries.not_refreshed", error=str(exc), hint=exc.hint)
 
@@ -199,7 +208,7 @@ class Dictionaries(Mapping[bytes, Dictionary]):
             self._current = {name: each for name, each in self._current.items() if each != dictionary_id}
             return
         self._kept[dictionary_id] = found
-        while len(self._kept) > self._most:
+        while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
 
     async def _load(self, dictionary_id: bytes) -> Dictionary | None:
@@ -220,3 +229,70 @@ class Dictionaries(Mapping[bytes, Dictionary]):
             raise failure
         _log.error("dictionary.lost", dictionary_id=dictionary_id.hex(), altered_in=altered)
         return None
+
+
+def dictionary_key(digest: bytes) -> str:
+    """Where the dictionary with this sha256 is."""
+    return f"{PREFIX}{digest.hex()}"
+
+
+def digest_in(key: str) -> bytes | None:
+    """The sha256 that a key names; None for a foreign one."""
+    name = key.removeprefix(PREFIX)
+    try:
+        digest = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return digest if digest.hex() == name and len(digest) == sha256().digest_size else None
+
+
+class BucketDictionaries:
+    """The bucket as a source of the dictionary cache: the last one, which needs neither Redis nor the catalog."""
+
+    place = "the bucket"
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    async def fetch(self, dictionary_id: bytes) -> bytes | None:
+        """The content of one, found by the beginning of its name; None where there is none."""
+        async for info in self._objects.list(f"{PREFIX}{dictionary_id.hex()}"):
+            if (digest := digest_in(info.key)) is not None:
+                with suppress(CorruptData, ObjectNotFound):  # anyone could have put it there; `scrub` names it
+                    return (await self.get(digest)).data
+        return None
+
+    async def has(self, dictionary: Dictionary) -> bool:
+        """Whether an object of its name and size is there."""
+        try:
+            return (await self._objects.head(dictionary_key(dictionary.digest))).size == len(dictionary.data)
+        except ObjectNotFound:
+            return False
+
+    async def replace(self, dictionary: Dictionary) -> None:
+        """Put one in the place of an object that has its name and other bytes. Raises as `put`."""
+        for failure in await self._objects.delete([dictionary_key(dictionary.digest)]):
+            raise ColdTierUnavailable(f"{failure.key}: cannot be replaced: {failure.reason}")
+        await self.put(dictionary)
+
+    async def put(self, dictionary: Dictionary) -> None:
+        """Store one, unless it is there, and make sure that it reads back. Raises CorruptData if it does not."""
+        key = dictionary_key(dictionary.digest)
+        with suppress(ObjectExists):
+            await self._objects.put(key, dictionary.data, storage_class=StorageClass.STANDARD, sha256=dictionary.digest)
+        try:
+            await self.get(dictionary.digest)
+        except ObjectNotFound as exc:
+            raise ColdTierUnavailable(f"{key}: written, but not there: {exc}") from exc
+
+    async def get(self, digest: bytes) -> Dictionary:
+        """One, verified; what is too large to be one is not read. Raises CorruptData, ObjectNotFound."""
+        key = dictionary_key(digest)
+        data = await self._objects.get(key, most=MOST_BYTES)
+        if sha256(data).digest() != digest:
+            raise CorruptData(f"{key}: its bytes are not those that its name says")
+        return Dictionary(data)
+
+    def all(self) -> AsyncIterator[ObjectInfo]:
+        """Every object under the prefix, foreign ones too."""
+        return self._objects.list(PREFIX)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.reindexing import PackWork
+from sagaz_tiering.catalog.packs_anew import PackWork
 from sagaz_tiering.catalog.restores import RestorePack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.costs.economics import THAW_DAYS, Cost, restore_cost

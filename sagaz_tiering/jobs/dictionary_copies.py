@@ -22,7 +22,7 @@ from datetime import timedelta
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES, Dictionary
 from sagaz_tiering.costs.economics import upload_cost
-from sagaz_tiering.dictionaries.bucket import BucketDictionaries, dictionary_key, digest_in
+from sagaz_tiering.dictionaries.cache import BucketDictionaries, dictionary_key, digest_in
 from sagaz_tiering.errors import CorruptData, HotTierUnavailable, ObjectNotFound
 from sagaz_tiering.hot.dictionaries import HotDictionaries
 from sagaz_tiering.jobs.context import JobContext, Tally

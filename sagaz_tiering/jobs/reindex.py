@@ -31,11 +31,10 @@ from typing import Final
 from uuid import UUID
 
 from sagaz_tiering.attributes import Attributes
-from sagaz_tiering.catalog.compaction import LiveFrame
 from sagaz_tiering.catalog.durable import DurableRow
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.reindexing import PackWork, Reindexing
+from sagaz_tiering.catalog.packs_anew import LiveFrame, PackWork, Reindexing
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import dictionary_id, snapshot_id
 from sagaz_tiering.codec.value import attributed, decode, decode_value, read_header

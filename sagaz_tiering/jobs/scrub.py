@@ -24,7 +24,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.codec.header import snapshot_id
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
-from sagaz_tiering.dictionaries.bucket import dictionary_key
+from sagaz_tiering.dictionaries.cache import dictionary_key
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
 from sagaz_tiering.jobs.attributes import mend, write_anew
 from sagaz_tiering.jobs.collect import pack_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 from uuid import UUID
@@ -66,9 +66,7 @@ class Kms:
         where = f"KMS {operation} with key {settings.kms_key_id} at {place}"
         try:
             async with asyncio.timeout(_DEADLINE_S):
-                client = await self._opened()
-                call: Callable[..., Awaitable[Mapping[str, Any]]] = getattr(client, _METHODS[operation])
-                return await call(**arguments)
+                return dict(await getattr(await self._opened(), _METHODS[operation])(**arguments))
         except (ClientError, NoIdentity, BotoCoreError, OSError, TimeoutError, ValueError) as exc:
             reason, hint = _told(exc, operation, place)
             raise MasterKeyUnavailable(f"{where}: {reason}", hint=hint) from exc

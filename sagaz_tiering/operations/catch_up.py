@@ -31,7 +31,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
-from sagaz_tiering.dictionaries.bucket import dictionary_key
+from sagaz_tiering.dictionaries.cache import dictionary_key
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
 from sagaz_tiering.jobs.attributes import mend, with_attributes
 from sagaz_tiering.jobs.collect import pack_of

@@ -108,8 +108,7 @@ def opened(entry: FrameEntry, key: FrameKey | None) -> FrameEntry:
     """The entry with what its snapshots carry also where that is sealed, if `key` opens it. Raises CorruptPack."""
     if entry.sealed_attributes is None or key is None:
         return entry
-    data = decrypt(key, _bound_to(entry), entry.sealed_attributes)
-    return replace(entry, snapshots=read_text(data, entry.snapshots))
+    return replace(entry, snapshots=read_text(decrypt(key, _bound_to(entry), entry.sealed_attributes), entry.snapshots))
 
 
 def _bound_to(entry: FrameEntry) -> bytes:

@@ -14,7 +14,8 @@ from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
 KeysById = Mapping[bytes, FrameKey]
-DictionariesById = Mapping[bytes, Dictionary]
+Known = Mapping[bytes, Dictionary]
+"""Dictionaries by id."""
 
 
 class PackedSnapshot(NamedTuple):

@@ -22,7 +22,7 @@ from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compr
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.packs.attributes import carrying, opened, sealed
-from sagaz_tiering.packs.entries import BuiltFrame, DictionariesById, Footer, FrameEntry, KeysById, SealedPack
+from sagaz_tiering.packs.entries import BuiltFrame, Footer, FrameEntry, KeysById, Known, SealedPack
 from sagaz_tiering.packs.footer import (
     VERSION,
     VERSIONS,
@@ -158,7 +158,7 @@ def finished(steps: Generator[None, None, T]) -> T:
 
 
 def parse_pack(
-    data: bytes | bytearray, *, keys: KeysById | None = None, dictionaries: DictionariesById = NO_DICTIONARIES
+    data: bytes | bytearray, *, keys: KeysById | None = None, dictionaries: Known = NO_DICTIONARIES
 ) -> Footer:
     """The footer of a whole pack, after every frame was opened and compared with it. Raises CorruptPack.
 
@@ -169,7 +169,7 @@ def parse_pack(
     return content._replace(frames=_checked(data, content.frames, keys or {}, dictionaries)).whole()
 
 
-def _read_back(data: bytearray, footer: Footer, keys: KeysById, dictionaries: DictionariesById) -> Iterator[None]:
+def _read_back(data: bytearray, footer: Footer, keys: KeysById, dictionaries: Known) -> Iterator[None]:
     """Raise CorruptPack unless `parse_pack` gives exactly this footer; one frame at a time, yields now and then."""
     content = _open_pack(data)
     is_same = content._replace(frames=iter(())).whole() == replace(footer, frames=())
@@ -203,7 +203,7 @@ def _open_pack(data: bytes | bytearray) -> FooterContent:
 
 
 def _checked(
-    data: bytes | bytearray, frames: Iterator[FrameEntry], keys: KeysById, dictionaries: DictionariesById
+    data: bytes | bytearray, frames: Iterator[FrameEntry], keys: KeysById, dictionaries: Known
 ) -> Iterator[FrameEntry]:
     view = memoryview(data)
     for frame in frames:
@@ -249,9 +249,7 @@ def _open_footer(data: bytes, checksum: bytes, most: int | None = None, *, versi
     return open_footer_content(raw, most, version=version)
 
 
-def check_frame(
-    entry: FrameEntry, payload: bytes, *, keys: KeysById, dictionaries: DictionariesById = NO_DICTIONARIES
-) -> None:
+def check_frame(entry: FrameEntry, payload: bytes, *, keys: KeysById, dictionaries: Known = NO_DICTIONARIES) -> None:
     """Open a frame and compare it with its footer entry, as far as `keys` allow. Raises CorruptPack."""
     header = read_frame_header(payload)
     said = (header.codec, header.dictionary_id, header.key_id, header.raw_length, header.checksum)

@@ -18,15 +18,17 @@ from sagaz_tiering.codec import zstd
 from sagaz_tiering.codec.header import body_crc
 from sagaz_tiering.codec.typed_json import Encoding
 from sagaz_tiering.codec.value import MAX_BODY_BYTES, Record
+from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary
 from sagaz_tiering.errors import CorruptPack, ErasedData
 from sagaz_tiering.keys.frame_key import FrameKey, decrypt, encrypt
 from sagaz_tiering.packs import wire
-from sagaz_tiering.packs.entries import BuiltFrame, DictionariesById, FrameEntry, PackedSnapshot
+from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry, Known, PackedSnapshot
 from sagaz_tiering.snapshot import SnapshotMeta
 
 Dated = tuple[Record, int | None]
 """A record, and when it expires (microseconds; None: never)."""
 
+_Keyed = tuple[Sequence[Dated], FrameKey | None]
 FRAME_MAGIC: Final = b"SF"
 
 MAX_FRAME_RAW_BYTES: Final = 1024**3
@@ -62,7 +64,7 @@ def build_frame(
     *,
     level: int = DEFAULT_LEVEL,
     key: FrameKey | None = None,
-    dictionary: zstd.Dictionary | None = None,
+    dictionary: Dictionary | None = None,
 ) -> BuiltFrame:
     """The frame of `(record, expires_us)` pairs, which need not be sorted. CPU heavy; safe on any thread.
 
@@ -74,10 +76,7 @@ def build_frame(
 
 
 def build_frames(
-    groups: Sequence[tuple[Sequence[Dated], FrameKey | None]],
-    *,
-    level: int = DEFAULT_LEVEL,
-    dictionary: zstd.Dictionary | None = None,
+    groups: Sequence[_Keyed], *, level: int = DEFAULT_LEVEL, dictionary: Dictionary | None = None
 ) -> list[BuiltFrame]:
     """`build_frame` of each (records, key), compressed in one call: what they hold together must fit into memory."""
     ordered = [sorted(records, key=lambda pair: pair[0].meta.order_key, reverse=True) for records, _key in groups]
@@ -94,7 +93,7 @@ def build_frames(
 
 
 def _built(
-    ordered: Sequence[Dated], raw_length: int, stored: bytes, key: FrameKey | None, dictionary: zstd.Dictionary | None
+    ordered: Sequence[Dated], raw_length: int, stored: bytes, key: FrameKey | None, dictionary: Dictionary | None
 ) -> BuiltFrame:
     ids = {
         "dictionary_id": None if dictionary is None else dictionary.id,
@@ -173,11 +172,7 @@ def frame_content(records: Sequence[Record]) -> bytes:
 
 
 def open_frame(
-    payload: bytes,
-    *,
-    key: FrameKey | None = None,
-    dictionaries: DictionariesById = zstd.NO_DICTIONARIES,
-    most: int | None = None,
+    payload: bytes, *, key: FrameKey | None = None, dictionaries: Known = NO_DICTIONARIES, most: int | None = None
 ) -> list[Record]:
     """The records of one frame (as `build_frame` made it), newest first; `key` opens an encrypted one.
 
@@ -192,11 +187,7 @@ def open_frame(
 
 
 def frame_raw(
-    payload: bytes,
-    *,
-    key: FrameKey | None = None,
-    dictionaries: DictionariesById = zstd.NO_DICTIONARIES,
-    most: int | None = None,
+    payload: bytes, *, key: FrameKey | None = None, dictionaries: Known = NO_DICTIONARIES, most: int | None = None
 ) -> bytes:
     """The payload of a frame before compression and encryption, its checksum looked at. Raises as `open_frame`."""
     header = read_frame_header(payload)
@@ -217,7 +208,7 @@ def frame_raw(
         raise CorruptPack(f"frame: {exc}") from exc
 
 
-def _look_first(stored: bytes, raw_length: int, dictionary: zstd.Dictionary | None, most: int | None) -> None:
+def _look_first(stored: bytes, raw_length: int, dictionary: Dictionary | None, most: int | None) -> None:
     """Raise CorruptPack unless the table of a large frame accounts for its length. Takes the table's memory.
 
     32 KB of zstd can be a gigabyte, and whoever writes to the bucket can declare that.

@@ -20,7 +20,7 @@ from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.catalog.mark import parse
 from sagaz_tiering.codec.value import Header, encode, read_header
 from sagaz_tiering.codec.zstd import Dictionary
-from sagaz_tiering.dictionaries.bucket import BucketDictionaries
+from sagaz_tiering.dictionaries.cache import BucketDictionaries
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.dictionaries import HotDictionaries

@@ -17,8 +17,8 @@ from support.tiers import DAY, Places, Product, config, product
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode, read_header, to_value
 from sagaz_tiering.codec.zstd import Dictionary
-from sagaz_tiering.dictionaries import bucket as dictionary_objects
-from sagaz_tiering.dictionaries.bucket import BucketDictionaries, dictionary_key
+from sagaz_tiering.dictionaries import cache as dictionary_objects
+from sagaz_tiering.dictionaries.cache import BucketDictionaries, dictionary_key
 from sagaz_tiering.errors import ColdTierUnavailable
 from sagaz_tiering.hot.dictionaries import HotDictionaries
 from sagaz_tiering.jobs.dictionary_copies import keep

@@ -4,7 +4,6 @@ FACES = {
     "app": ("parts", "process", "runtime", "storage_url", "tiered"),
     "catalog": (
         "catching_up",
-        "compaction",
         "durable",
         "erasures",
         "find",
@@ -17,8 +16,8 @@ FACES = {
         "mark",
         "migrations",
         "packs",
+        "packs_anew",
         "frame_index",
-        "reindexing",
         "replays",
         "restores",
         "saga_keys",
@@ -50,7 +49,7 @@ FACES = {
     ),
     "costs": ("economics", "lines", "plan", "prices"),
     "daemon": ("health", "listening"),
-    "dictionaries": ("bucket", "cache", "training"),
+    "dictionaries": ("cache", "training"),
     "doctor": ("finding", "setup"),
     "drivers": (
         "aws",

@@ -313,10 +313,11 @@ async def test_place_that_is_down_is_not_an_answer() -> None:
     assert set(await cache.need(B.id)) == {B.id}
 
 
-async def test_memory_is_bounded() -> None:
+async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that was used longest ago goes; who asked for more than fit has them all."""
     place = Place("only", A.data, B.data, C.data)
-    cache = Dictionaries([place], most=2)
+    monkeypatch.setattr("sagaz_tiering.dictionaries.cache.MOST_KEPT", 2)
+    cache = Dictionaries([place])
     assert set(await cache.need(A.id, B.id, C.id)) == {A.id, B.id, C.id}
     assert len(cache) == 2
     await cache.need(A.id, B.id)

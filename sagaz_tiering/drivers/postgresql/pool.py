@@ -241,6 +241,11 @@ class Database:
         _LIMIT.inc(self.settings.pool_max)
         _open.add(self)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a pool."""
+        return self._pool is not None
+
     def translated(self) -> AbstractContextManager[None]:
         """For a block that asks this server: driver errors become ours."""
         return translated(self.shown_url, self.setting)
@@ -287,8 +292,7 @@ class Database:
             self.users += 1
             try:
                 # Where there is one for everybody, at most it must be made, and that has a time-out of its own.
-                is_free = self.users <= self.settings.pool_max
-                conn = await pool.acquire(timeout=None if is_free else self._acquire_s)
+                conn = await pool.acquire(timeout=None if self.users <= self.settings.pool_max else self._acquire_s)
                 try:
                     yield conn
                 except TimeoutError:

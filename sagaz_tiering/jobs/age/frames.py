@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
-from sagaz_tiering.catalog.reindexing import Reindexing
+from sagaz_tiering.catalog.packs_anew import Reindexing
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.codec.header import raw_length
 from sagaz_tiering.codec.value import Header, Record, decode, from_values, read_header

@@ -25,9 +25,9 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID, uuid4
 
-from sagaz_tiering.catalog.compaction import Candidate, LiveFrame
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.packs_anew import Candidate, LiveFrame
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.codec.zstd import Dictionary

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sagaz_tiering.catalog.compaction import Candidate
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.packs_anew import Candidate
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.costs.economics import NEVER, Cost, bucket_end, bucket_of, life, months, restore_cost, upload_cost
 from sagaz_tiering.costs.lines import Line

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,64 +27,52 @@ _CANNOT_MAKE: Final = (
 )
 
 
-class SharedStart:
-    """Runs `make` once for all who wait for it; if it fails, the next call tries again, not everyone who waited."""
-
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._make = make
-        self._task: asyncio.Task[None] | None = None
-
-    async def done(self) -> None:
-        """Return when it is done; raises what it raises."""
-        task = self._task
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._task = asyncio.create_task(self._make())
-        if not task.done():
-            # Not awaited itself: one caller's cancellation must not reach the others.
-            await asyncio.wait((task,))
-        if task.cancelled():
-            raise CatalogUnavailable("the storage was closed while it was being opened", hint="call again")
-        task.result()
-
-    async def forget(self) -> None:
-        """Stop it if it is running; the next call does it anew."""
-        task, self._task = self._task, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
-
-
 class SnapshotPool:
     """A pool that opens when it is first used. `async with pool.acquire() as conn` gives an asyncpg connection."""
 
     def __init__(self, database: Database, create_tables: str) -> None:
         self._create_tables = create_tables
         self._database = database
-        self._opened = SharedStart(self._open)
-        self._tables = SharedStart(self._ensure_tables)
+        self._tables: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Close every connection; the next call opens anew."""
-        await self._tables.forget()
-        await self._opened.forget()
+        await self._forget_tables()
         await self._database.close()
 
     def __await__(self) -> Generator[Any, None, SnapshotPool]:
         return self._ready().__await__()
 
     async def _ready(self) -> SnapshotPool:
-        await self._tables.done()
+        """Itself, with the tables: made once for all who wait; if that fails, the next call tries again, not everyone
+        who waited."""
+        task = self._tables
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._tables = asyncio.create_task(self._ensure_tables())
+        if not task.done():
+            # Not awaited itself: one caller's cancellation must not reach the others.
+            await asyncio.wait((task,))
+        if task.cancelled():
+            raise CatalogUnavailable("the storage was closed while it was being opened", hint="call again")
+        task.result()
         return self
+
+    async def _forget_tables(self) -> None:
+        """Stop making them, if that is under way; the next call looks anew."""
+        task, self._tables = self._tables, None
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
 
     async def time(self) -> ClockSample:
         """What the server's clock says. Raises CatalogUnavailable, ConfigError."""
-        await self._opened.done()
+        await self._open()
         return await self._database.time()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
         """A connection as it is: tables are not made, each statement commits by itself."""
-        await self._opened.done()
+        await self._open()
         async with self._database.connection() as conn:
             yield conn
 
@@ -94,12 +82,12 @@ class SnapshotPool:
 
         Raises CatalogUnavailable, ConfigError, SnapshotTooLarge, CorruptRecord.
         """
-        await self._tables.done()
+        await self._ready()
         try:
             async with self.acquire() as conn:
                 yield conn
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as exc:
-            await self._tables.forget()
+            await self._forget_tables()
             raise CatalogUnavailable(
                 f"the tables at {self._database.shown_url} changed: {exc}", hint="the next call makes what is missing"
             ) from exc
@@ -129,8 +117,10 @@ class SnapshotPool:
             return affected(await conn.execute(query, *args))
 
     async def _open(self) -> None:
+        """Nothing is connected yet, so nobody comes in between."""
         try:
-            await self._database.open()
+            if not self._database.is_open:
+                await self._database.open()
         except ValueError:
             # Not chained: it may quote a piece of the password.
             raise ConfigError(f"connection_string is not a PostgreSQL URL: {self._database.shown_url}") from None
