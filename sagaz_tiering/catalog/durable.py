@@ -62,15 +62,9 @@ class DurableRow:
     byte_length: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpiredRows:
-    """Durable rows of sagas in which a noted expiry has passed, each with its noted expiry (None: never).
-
-    `last`: where the next batch begins.
-    """
-
-    rows: list[tuple[SnapshotMeta, int | None]]
-    last: tuple[datetime, UUID]
+ExpiredRows = tuple[list[tuple[SnapshotMeta, int | None]], tuple[datetime, UUID]]
+"""Durable rows of sagas in which a noted expiry passed, each with its own (None: never); where the next batch begins.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +241,7 @@ class DurableCopies(Repository):
         passed = [row for row in rows if row["expires_at"] is not None and row["expires_at"] <= now]
         seen = {row["saga_id"] for row in passed if (row["expires_at"], row["snapshot_id"]) <= after}
         found = [_with_expiry(row) for row in rows if row["saga_id"] not in seen]
-        return ExpiredRows(rows=found, last=(rows[0]["last_at"], rows[0]["last_id"]))
+        return found, (rows[0]["last_at"], rows[0]["last_id"])
 
     async def of_sagas(self, saga_ids: Iterable[UUID]) -> list[tuple[SnapshotMeta, int | None]]:
         """All rows of these sagas, each with its noted expiry (None: never)."""

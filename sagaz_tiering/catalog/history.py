@@ -169,16 +169,13 @@ class Quarantine(Repository):
     ) -> list[Quarantined]:
         """The newest first; `behind` the one that was last seen then and is called that (`kind/item`)."""
         at, name = behind or (None, None)
-        rows = await self._db.fetch(
-            _QUARANTINE["items"], dropped_too, limit, at, None if name is None else to_column(name)
-        )
+        column = None if name is None else to_column(name)
+        rows = await self._db.fetch(_QUARANTINE["items"], dropped_too, limit, at, column)
         return [of_row(Quarantined, row, "item", "reason") for row in rows]
 
     async def left_alone(self, kind: str, items: Sequence[str]) -> set[str]:
         """Of these, the ones that jobs do not touch."""
-        rows = (
-            await self._db.fetch(_QUARANTINE["left_alone"], kind, [to_column(item) for item in items]) if items else []
-        )
+        rows = await self._db.fetch(_QUARANTINE["left_alone"], kind, list(map(to_column, items))) if items else []
         return {from_column(row["item"]) for row in rows}
 
     async def retry(self, item: str) -> bool:
@@ -195,15 +192,6 @@ class Spent:
     """Requests and USD of one kind of work on one UTC day."""
 
     kind: str
-    requests: int
-    usd: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpentOnDay:
-    """Requests and USD of a UTC day."""
-
-    day: date
     requests: int
     usd: float
 
@@ -225,6 +213,6 @@ class Spending(Repository):
         """What was spent on a day, by kind."""
         return [Spent(**dict(row)) for row in await self._db.fetch(_SPENDING["spent_on"], day)]
 
-    async def since(self, day: date) -> list[SpentOnDay]:
-        """What was spent on each day from `day` on, the oldest first; days without are left out."""
-        return [SpentOnDay(**dict(row)) for row in await self._db.fetch(_SPENDING["spent_since"], day)]
+    async def since(self, day: date) -> list[dict[str, Any]]:
+        """`day`, `requests` and `usd` of each day from `day` on, JSON-ready, oldest first; days without are left out."""
+        return [dict(row) for row in await self._db.fetch(_SPENDING["spent_since"], day)]

@@ -17,6 +17,7 @@ import asyncpg
 
 from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.locations import FrameLocation, frame_location
+from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.patterns import expressions
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs.prices import PriceList
@@ -83,16 +84,6 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RestorePack:
-    """A pack that a restore waits for."""
-
-    pack_id: int
-    object_key: str
-    storage_class: StorageClass
-    pack_state: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AskedSnapshot:
     """A snapshot that was asked for, and the frame that it is in now. `attributes`: what the snapshots of the frame can
     be found by, see `packs.attributes`.
@@ -127,9 +118,8 @@ class Restores(Repository):
                 same = await conn.fetchrow(_SQL["same"], asked["digest"], into_hot)
                 if same is not None:
                     raise _Nothing
-                eta, cost = _estimate(
-                    await conn.fetch(_SQL["volumes"], restore_id, None), retrieval, days, into_hot, prices
-                )
+                volumes = await conn.fetch(_SQL["volumes"], restore_id, None)
+                eta, cost = _estimate(volumes, retrieval, days, into_hot, prices)
                 await conn.execute(_SQL["complete"], restore_id, asked["digest"], now + eta, cost, asked["snapshots"])
         except _Nothing:
             return None if same is None else await self.get(same["restore_id"])
@@ -149,13 +139,9 @@ class Restores(Repository):
             return None
         counts = await self._db.fetch(_SQL["progress"], restore_id)
         errors = await self._db.fetch(_SQL["errors"], restore_id)
-        return of_row(
-            Restore,
-            row,
-            "requested_by",
-            packs={count["state"]: count["packs"] for count in counts},
-            errors=tuple(f"{error['object_key']}: {from_column(error['error'])}" for error in errors),
-        )
+        packs = {count["state"]: count["packs"] for count in counts}
+        told = tuple(f"{error['object_key']}: {from_column(error['error'])}" for error in errors)
+        return of_row(Restore, row, "requested_by", packs=packs, errors=told)
 
     async def newest(self, limit: int, behind: tuple[datetime, UUID] | None = None) -> list[Restore]:
         """The newest requests, with their progress; `behind` the one that was made then and has that id."""
@@ -166,10 +152,10 @@ class Restores(Repository):
         """Requests in a state, oldest first, without their progress."""
         return [of_row(Restore, row, "requested_by") for row in await self._db.fetch(_SQL["in_state"], state)]
 
-    async def packs(self, restore_id: UUID, state: str, after: int, limit: int) -> list[RestorePack]:
+    async def packs(self, restore_id: UUID, state: str, after: int, limit: int) -> list[Pack]:
         """Packs of a request in a state."""
         rows = await self._db.fetch(_SQL["packs"], restore_id, state, after, limit)
-        return [of_row(RestorePack, row) for row in rows]
+        return [of_row(Pack, row) for row in rows]
 
     async def set_pack(self, restore_id: UUID, pack_id: int, state: str, error: str | None = None) -> None:
         """A pack is in another state now."""
@@ -285,9 +271,8 @@ def _estimate(
         if not storage_class.is_archive:
             cost += prices.get_usd(storage_class, row["packs"], total_bytes=row["bytes"]) if into_hot else 0.0
             continue
-        options = prices.restore_options(
-            storage_class, size // max(count, 1), count, days=HOT_DAYS if into_hot else days
-        )
+        readable_days = HOT_DAYS if into_hot else days
+        options = prices.restore_options(storage_class, size // max(count, 1), count, days=readable_days)
         chosen = next((option for option in options if option.tier == retrieval), None)
         if chosen is None:
             offered = ", ".join(option.tier for option in options)

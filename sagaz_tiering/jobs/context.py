@@ -15,7 +15,6 @@ from uuid import UUID
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.packs_anew import PackWork
-from sagaz_tiering.catalog.restores import RestorePack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.costs.economics import THAW_DAYS, Cost, restore_cost
 from sagaz_tiering.errors import BudgetSpent
@@ -29,7 +28,7 @@ from sagaz_tiering.tiers import Tiers
 P = ParamSpec("P")
 T = TypeVar("T")
 KeyT = TypeVar("KeyT")
-PackT = TypeVar("PackT", Pack, RestorePack, PackWork)
+PackT = TypeVar("PackT", Pack, PackWork)
 
 
 LEAST_SHARE = 8 * 2**20

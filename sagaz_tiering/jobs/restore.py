@@ -26,7 +26,8 @@ from uuid import UUID
 import orjson
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.catalog.restores import HOT_DAYS, AskedSnapshot, Restore, RestorePack
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.restores import HOT_DAYS, AskedSnapshot, Restore
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import to_value
 from sagaz_tiering.config.sections import RestoreSettings
@@ -70,10 +71,10 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 
 async def _foreseen(
-    context: JobContext, request: Restore, pack: RestorePack, state: str, copies: dict[int, ObjectInfo], tally: Tally
+    context: JobContext, request: Restore, pack: Pack, state: str, copies: dict[int, ObjectInfo], tally: Tally
 ) -> str:
     """The state that a run leaves a pack in."""
-    if pack.pack_state != "ACTIVE":
+    if pack.state != "ACTIVE":
         return "DONE"
     try:
         after = state if state == "READABLE" else await _look(context, request, pack, state, tally, copies)
@@ -135,7 +136,7 @@ async def _work(context: JobContext, request: Restore, state: str, tally: Tally)
     async for pack in _packs(context, request, state):
         if context.stopping.is_set():
             return
-        if pack.pack_state != "ACTIVE":
+        if pack.state != "ACTIVE":
             # What was in it has expired or was deleted since it was asked for: nothing is left to bring back.
             await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, "DONE")
             continue
@@ -165,14 +166,14 @@ async def _work(context: JobContext, request: Restore, state: str, tally: Tally)
             await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, after)
 
 
-def _packs(context: JobContext, request: Restore, state: str) -> AsyncIterator[RestorePack]:
+def _packs(context: JobContext, request: Restore, state: str) -> AsyncIterator[Pack]:
     return each_pack(lambda last: context.catalog.restores.packs(request.restore_id, state, last, _PAGE))
 
 
 async def _look(
     context: JobContext,
     request: Restore,
-    pack: RestorePack,
+    pack: Pack,
     state: str,
     tally: Tally,
     copies: dict[int, ObjectInfo] | None = None,
@@ -214,7 +215,7 @@ def _copy(context: JobContext, request: Restore, info: ObjectInfo) -> RestoreSta
     return RestoreState.NONE if is_short else info.restore
 
 
-async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
+async def _bring_back(context: JobContext, request: Restore, pack: Pack, tally: Tally) -> str:
     tally.add("packs_readable")
     if not request.into_hot:
         return "DONE"

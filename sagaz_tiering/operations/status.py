@@ -274,8 +274,5 @@ async def history(catalog: Catalog, since: datetime, now: datetime) -> dict[str,
         "step_hours": step // HOUR,
         "points": plain(await catalog.totals.hours(begin, step)),
         "came": await catalog.totals.came(begin),
-        "spent": [
-            {"day": each.day.isoformat(), "requests": each.requests, "usd": each.usd}
-            for each in await catalog.spending.since(begin.date())
-        ],
+        "spent": await catalog.spending.since(begin.date()),
     }

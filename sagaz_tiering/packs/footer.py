@@ -22,7 +22,7 @@ from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
 from sagaz_tiering.keys.frame_key import ADDED_BYTES
 from sagaz_tiering.packs import wire
 from sagaz_tiering.packs.attributes import MOST_BYTES, read_text, text_of
-from sagaz_tiering.packs.entries import Footer, FrameEntry, PackedSnapshot
+from sagaz_tiering.packs.entries import Footer, FrameEntry, Frames, PackedSnapshot
 from sagaz_tiering.packs.frame import MAX_FRAME_RAW_BYTES, MIN_FRAME_BYTES
 
 VERSION: Final = 1
@@ -216,12 +216,7 @@ def _read_sections(cursor: wire.Cursor, frames: int) -> list[bytes]:
 
 
 def _frames(
-    bare: Sequence[FrameEntry],
-    counts: Sequence[int],
-    strings: list[str],
-    block: wire.MetaBlock,
-    expiries: bytes,
-    attributes: list[bytes],
+    bare: Frames, counts: Sequence[int], strings: list[str], block: wire.MetaBlock, expiries: bytes, texts: list[bytes]
 ) -> Iterator[FrameEntry]:
     """Each with its snapshots, of which a thousand or more are read at a time."""
     first = row = 0
@@ -238,8 +233,8 @@ def _frames(
         snapshots = map(PackedSnapshot, metas, times, encodings)
         for i in range(first, end):
             own = tuple(islice(snapshots, counts[i]))
-            if attributes[i] and bare[i].key_id is None:
-                own = read_text(attributes[i], own)
-            sealed = attributes[i] if attributes[i] and bare[i].key_id is not None else None
+            if texts[i] and bare[i].key_id is None:
+                own = read_text(texts[i], own)
+            sealed = texts[i] if texts[i] and bare[i].key_id is not None else None
             yield replace(bare[i], snapshots=own, sealed_attributes=sealed)
         first, row = end, row + count

@@ -37,7 +37,7 @@ MAX_FRAME_RAW_BYTES: Final = 1024**3
 LOOKED_AT_FIRST: Final = 16 * 1024 * 1024
 """Raw bytes from which a frame is looked into before memory is taken for it: four times what frames are cut at."""
 
-DEFAULT_LEVEL: Final = 9
+LEVEL: Final = 9
 """Measured on 10 KB order snapshots: level 9 saves 3 % of the bytes over level 3 for 21 µs a snapshot; 6 saves 2 %
 for 16 µs, and 12 saves no more than 9 for 31 µs on top."""
 
@@ -60,11 +60,7 @@ class FrameHeader:
 
 
 def build_frame(
-    records: Sequence[Dated],
-    *,
-    level: int = DEFAULT_LEVEL,
-    key: FrameKey | None = None,
-    dictionary: Dictionary | None = None,
+    records: Sequence[Dated], *, level: int = LEVEL, key: FrameKey | None = None, dictionary: Dictionary | None = None
 ) -> BuiltFrame:
     """The frame of `(record, expires_us)` pairs, which need not be sorted. CPU heavy; safe on any thread.
 
@@ -76,7 +72,7 @@ def build_frame(
 
 
 def build_frames(
-    groups: Sequence[_Keyed], *, level: int = DEFAULT_LEVEL, dictionary: Dictionary | None = None
+    groups: Sequence[_Keyed], *, level: int = LEVEL, dictionary: Dictionary | None = None
 ) -> list[BuiltFrame]:
     """`build_frame` of each (records, key), compressed in one call: what they hold together must fit into memory."""
     ordered = [sorted(records, key=lambda pair: pair[0].meta.order_key, reverse=True) for records, _key in groups]

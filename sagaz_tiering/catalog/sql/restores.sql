@@ -68,7 +68,7 @@ SELECT p.object_key, rp.error FROM sagaz_tiering.restore_packs rp JOIN sagaz_tie
 
 -- name: packs
 -- Packs of a restore in a state, after a pack.
-SELECT rp.pack_id, p.object_key, p.storage_class, p.state AS pack_state
+SELECT p.*
   FROM sagaz_tiering.restore_packs rp JOIN sagaz_tiering.packs p USING (pack_id)
  WHERE rp.restore_id = $1 AND rp.state = $2 AND rp.pack_id > $3 ORDER BY rp.pack_id LIMIT $4
 

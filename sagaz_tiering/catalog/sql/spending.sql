@@ -14,5 +14,5 @@ SELECT kind, requests, usd FROM sagaz_tiering.spending WHERE day = $1 ORDER BY k
 
 -- name: spent_since
 -- By day, from the day $1 on.
-SELECT day, sum(requests)::bigint AS requests, sum(usd) AS usd
+SELECT to_char(day, 'YYYY-MM-DD') AS day, sum(requests)::bigint AS requests, sum(usd) AS usd
   FROM sagaz_tiering.spending WHERE day >= $1 GROUP BY day ORDER BY day

@@ -153,9 +153,8 @@ def translated(shown_url: str, setting: str = refusals.CATALOG_SETTING) -> Itera
 def _refusal(exc: Exception, shown_url: str, setting: str) -> SagazTieringError | None:
     """What a server that answers says no to."""
     if isinstance(exc, _REFUSED):
-        return CatalogRefused(
-            f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusals.refusal_hint(str(exc), shown_url, setting)
-        )
+        hint = refusals.refusal_hint(str(exc), shown_url, setting)
+        return CatalogRefused(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
     if isinstance(exc, asyncpg.InsufficientPrivilegeError):
         hint = refusals.missing_grant(str(exc), shown_url, setting)
         return ConfigError(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
@@ -314,9 +313,8 @@ class Database:
         self.users += number
 
         async def open_them() -> None:
-            opened = await asyncio.gather(
-                *(pool.acquire(timeout=CONNECT_S) for _ in range(number)), return_exceptions=True
-            )
+            all_of_them = (pool.acquire(timeout=CONNECT_S) for _ in range(number))
+            opened = await asyncio.gather(*all_of_them, return_exceptions=True)
             for conn in opened:
                 if not isinstance(conn, BaseException):
                     await pool.release(conn)

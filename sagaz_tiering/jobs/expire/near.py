@@ -137,8 +137,8 @@ async def expired_rows(context: JobContext) -> AsyncIterator[list[tuple[Snapshot
         page = await context.catalog.durable.expired(context.now, after, _DURABLE_ROWS)
         if page is None:
             return
-        yield page.rows
-        after = page.last
+        rows, after = page
+        yield rows
 
 
 async def expire_durable(context: JobContext, lease: Lease, tally: Tally) -> None:

@@ -108,9 +108,8 @@ class PostgreSQLSnapshotStorage(AnyLoop, StandaloneStorage):
         self._renew()
 
     def _renew(self) -> None:
-        database = Database(
-            self._settings, setting="connection_string", shown_url=self._shown_url, driver_options=self._driver_options
-        )
+        told = {"setting": "connection_string", "shown_url": self._shown_url}
+        database = Database(self._settings, **told, driver_options=self._driver_options)
         self._pool = SnapshotPool(database, self.CREATE_TABLES_SQL)
         self._server_clock = ServerClock(self._pool.time)
 
