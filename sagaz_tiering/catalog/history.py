@@ -214,5 +214,5 @@ class Spending(Repository):
         return [Spent(**dict(row)) for row in await self._db.fetch(_SPENDING["spent_on"], day)]
 
     async def since(self, day: date) -> list[dict[str, Any]]:
-        """`day`, `requests` and `usd` of each day from `day` on, JSON-ready, oldest first; days without are left out."""
+        """`day`, `requests` and `usd` of each day from `day` on, JSON-ready, oldest first; no days without."""
         return [dict(row) for row in await self._db.fetch(_SPENDING["spent_since"], day)]
