@@ -50,6 +50,8 @@ _CLOSING = timedelta(seconds=30)
 """For connections and embedded servers, after the jobs have stopped; then the process ends by force."""
 _CANCELS, _CANCEL_S = 4, 1.0
 """So often a task is cancelled, and waited for each time in seconds."""
+_NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port", "console", "jobs.nice")
+"""What is set at start: servers, sockets, and how much the process yields to others, which cannot be taken back."""
 
 
 async def run(
@@ -86,7 +88,6 @@ class _Daemon:
         self._config = config
         self._schedule = JobSchedule(self._run_job)
         self._health = health.Readiness(time.monotonic, self._overdue)
-        self._failed = health.FailedJobs(self._health)
         self._supervisor = ServiceManager.from_environment(os.environ)
         self._last_resort: threading.Timer | None = None
         self._runtime: Runtime | None = None
@@ -192,7 +193,8 @@ class _Daemon:
 
     async def _wait_to_check_again(self, error: Exception, backoff: FullJitter) -> None:
         """A permanent error, too: an operator can migrate a schema or make a bucket while we wait."""
-        text, hint = self._health.check_failed(error).error, getattr(error, "hint", "is this the right server?")
+        text = self._health.check_failed(error).error
+        hint = error.hint if isinstance(error, SagazTieringError) else "is this the right server?"
         delay = backoff.next().total_seconds()
         _log.warning("daemon.not_ready", error=text, hint=hint, kind=type(error).__name__, retry_in_s=round(delay, 1))
         self._supervisor.status(f"not ready: {text}")
@@ -217,8 +219,8 @@ class _Daemon:
         metrics.HOT_SAVES_MISSING.set(state.lost)
         if not state.trusted:
             self._schedule.run_now("reconcile")
-        if self._failed:
-            self._failed.look(await runtime.catalog.history.last_runs())
+        if self._health.failed_jobs:
+            self._health.look_at_runs(await runtime.catalog.history.last_runs())
 
     async def _look_at_keys(self, runtime: Runtime) -> None:
         """Whether what is encrypted can be read."""
@@ -234,10 +236,10 @@ class _Daemon:
         try:
             report = await run_job(name, context)
         except SagazTieringError as exc:
-            self._failed.add(name, exc, context.now)
+            self._health.job_failed(name, exc, context.now)
             raise
         if not report.skipped and report.opens_at is None:
-            self._failed.over(name)
+            self._health.job_went_well(name)
         return report
 
     def _overdue(self) -> list[health.Problem]:
@@ -356,10 +358,6 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         if task.done() and not task.cancelled():
             task.exception()
-
-
-_NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port", "console", "jobs.nice")
-"""What is set at start: servers, sockets, and how much the process yields to others, which cannot be taken back."""
 
 
 def changes(old: BaseModel, new: BaseModel, prefix: str = "") -> list[str]:

@@ -69,6 +69,8 @@ class Readiness:
         self._stopping = False
         self._pings: dict[str, tuple[float, Problem | None]] = {}
         self._notes: dict[str, list[str]] = {}
+        self.failed_jobs: dict[str, datetime] = {}
+        """When each failed whose last run here did, and that nobody has run well since."""
         self.clock: ServerClock | None = None
         """Whose state /readyz shows, once it is there."""
         self.recovered = asyncio.Event()
@@ -81,6 +83,24 @@ class Readiness:
     def notes(self) -> list[Problem]:
         """What is no reason for not being ready."""
         return [Problem(server=server, error=text) for server, texts in self._notes.items() for text in texts]
+
+    def job_failed(self, job: str, error: SagazTieringError, at: datetime) -> None:
+        """A run of it failed at that time: noted until a run went well, whoever ran it."""
+        self.failed_jobs[job] = at
+        then = f"`sagaz-tiering job {job} --once` tries it now" if error.permanent else "it is tried again by itself"
+        self.note(f"job {job}", [f"its last run failed: {error} (at {show_time(at)}; {then})"])
+
+    def job_went_well(self, job: str) -> None:
+        """It is no failed one any more."""
+        self.failed_jobs.pop(job, None)
+        self.note(f"job {job}", [])
+
+    def look_at_runs(self, last_runs: Iterable[JobRun]) -> None:
+        """What others ran well since it failed here, as the catalog has it, went well."""
+        for run in last_runs:
+            at = self.failed_jobs.get(run.job)
+            if at is not None and run.started_at > at and run.is_over and run.error is None:
+                self.job_went_well(run.job)
 
     def check_failed(self, error: Exception) -> Problem:
         """The check at start found this."""
@@ -145,39 +165,6 @@ class Readiness:
         except Exception as exc:  # noqa: BLE001 - a ping ends here: whatever happened is its result
             return exc
         return None
-
-
-class FailedJobs:
-    """Notes of `health`, one for each job whose last run here failed and that nobody has run well since."""
-
-    def __init__(self, health: Readiness) -> None:
-        self._health = health
-        self._failed: dict[str, datetime] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._failed)
-
-    def add(self, job: str, error: SagazTieringError, at: datetime) -> None:
-        """A run of it failed at that time."""
-        self._failed[job] = at
-        then = f"`sagaz-tiering job {job} --once` tries it now" if error.permanent else "it is tried again by itself"
-        self._health.note(_noted_as(job), [f"its last run failed: {error} (at {show_time(at)}; {then})"])
-
-    def over(self, job: str) -> None:
-        """A run of it went well."""
-        self._failed.pop(job, None)
-        self._health.note(_noted_as(job), [])
-
-    def look(self, last_runs: Iterable[JobRun]) -> None:
-        """What others ran well since, as the catalog has it, is over."""
-        for run in last_runs:
-            at = self._failed.get(run.job)
-            if at is not None and run.started_at > at and run.is_over and run.error is None:
-                self.over(run.job)
-
-
-def _noted_as(job: str) -> str:
-    return f"job {job}"
 
 
 def pings(runtime: Runtime) -> dict[str, Ping]:

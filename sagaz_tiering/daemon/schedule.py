@@ -49,6 +49,8 @@ _LOOK_EVERY_S = 30.0
 """Timers of the event loop stand still while the machine sleeps; so often the scheduler is woken."""
 OVERDUE_AFTER = timedelta(minutes=2)
 """A job that should have begun so long ago and has not is told."""
+_NOTED: Final = timedelta(seconds=1)
+"""A correction of the clock by less is waited for, so that its noise moves nothing."""
 
 
 def times_of(schedule: Schedule) -> dict[str, JobTimes]:
@@ -264,10 +266,6 @@ def _report(report: JobReport) -> None:
         metrics.JOB_ITEMS.labels(job=report.job, kind=kind).inc(max(count, 0))
     notes = {"notes": report.notes} if report.notes else {}
     _log.info("job.finished", job=report.job, seconds=round(report.seconds, 3), **report.counts, **notes)
-
-
-_NOTED: Final = timedelta(seconds=1)
-"""A correction of the clock by less is waited for, so that its noise moves nothing."""
 
 
 class JobTrigger(BaseTrigger):  # type: ignore[misc]  # untyped

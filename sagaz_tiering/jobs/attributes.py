@@ -109,16 +109,11 @@ async def mend(context: JobContext, lease: Lease, pack: Pack, footer: Footer, ta
     """
     live = await context.catalog.compaction.live(pack.pack_id)
     there = {number: footer.frames[number] for number in live if number < len(footer.frames)}
-    numbers = {
-        number
-        for number, entry in there.items()
-        if entry.sealed_attributes is not None and (sealed_too or not live[number].attributes)
-    }
+    closed = {number for number, entry in there.items() if entry.sealed_attributes is not None}
+    numbers = {number for number in closed if sealed_too or not live[number].attributes}
     told = await with_attributes(context, footer, tally, numbers)
     right: dict[int, str] = {}
-    for number, entry in there.items():
-        if number in told.sealed or (entry.sealed_attributes is not None and number not in numbers):
-            continue
+    for number in there.keys() - {*told.sealed, *(closed - numbers)}:
         carried = {each.meta.snapshot_id: each.meta.attributes for each in told.footer.frames[number].snapshots}
         said = [(one, carried.get(one, "")) for one in live[number].expiries]
         if parted(live[number].attributes, [one for one, _ in said]) != [column for _, column in said]:

@@ -21,6 +21,9 @@ from sagaz_tiering.snapshot import SnapshotMeta
 
 _FILLED_AT_ONCE = 500
 """Batches of a thousand that one run takes in; nothing waits for them."""
+UNKNOWN = -1
+"""As the number of snapshots left: something is not as it was seen, so the saga is looked at again."""
+_FORGET_FROM = 4096
 
 
 class SagaEnds:
@@ -72,13 +75,6 @@ async def saga_ends(
             ahead[saga_id] = end
         ends[saga_id] = end.and_of(known)
     return SagaEnds(ends, ahead)
-
-
-UNKNOWN = -1
-"""As the number of snapshots left: something is not as it was seen, so the saga is looked at again."""
-
-
-_FORGET_FROM = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -140,18 +136,14 @@ class OpenClaims:
 
 async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[ClaimedSaga]]:
     """Batches of sagas that are due, shard by shard, until there is none that nobody works on."""
-    options, token = context.settings.jobs, f"{context.owner}/{uuid4().hex}"
+    queue, token = context.hot.queue, f"{context.owner}/{uuid4().hex}"
+    most, ttl = context.settings.jobs.batch_sagas, context.settings.jobs.claim_ttl
     for shard in SHARDS:
         while not context.stopping.is_set():
-            claimed, strange = await context.hot.queue.claim(
-                shard=shard,
-                expiring=expiring,
-                now_us=context.now_us,
-                count=options.batch_sagas,
-                ttl=options.claim_ttl,
-                token=token,
+            claimed, strange = await queue.claim(
+                shard=shard, expiring=expiring, now_us=context.now_us, count=most, ttl=ttl, token=token
             )
-            await set_due_aside(context, context.hot.queue.due_index(shard, expiring=expiring), strange)
+            await set_due_aside(context, queue.due_index(shard, expiring=expiring), strange)
             if claimed:
                 await mended(context, [saga.saga_id for saga in claimed])
                 yield claimed

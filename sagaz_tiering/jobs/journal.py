@@ -39,6 +39,15 @@ from sagaz_tiering.storage_class import StorageClass
 PREFIX = "journal/"
 MOST_BYTES = 16 * 2**20
 """Of one object; what is written stays far below."""
+_log = Logger(__name__)
+PUBLISH_WITHIN = timedelta(seconds=5)
+"""A hold or an erasure waits so long for the bucket; then a daemon sees to it."""
+_PAGE = 1_000
+_PAGE_BYTES = 4 * 2**20
+_AT_ONCE = 8
+_KEPT = timedelta(days=30)
+_AHEAD = timedelta(hours=1)
+"""An entry may be so far ahead of our clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,17 +197,6 @@ _KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "release": _released,
     "key_destroyed": _ids("key_ids"),
 }
-
-
-PUBLISH_WITHIN = timedelta(seconds=5)
-"""A hold or an erasure waits so long for the bucket; then a daemon sees to it."""
-_PAGE = 1_000
-_PAGE_BYTES = 4 * 2**20
-_AT_ONCE = 8
-_KEPT = timedelta(days=30)
-_AHEAD = timedelta(hours=1)
-"""An entry may be so far ahead of our clock."""
-_log = Logger(__name__)
 
 
 async def publish_journal(context: JobContext) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
@@ -23,7 +24,6 @@ from sagaz_tiering.jobs.context import JobContext, each_pack
 from sagaz_tiering.jobs.dictionary_copies import keep
 from sagaz_tiering.jobs.ownership import still_owner
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.packs.entries import Footer, SealedPack
 from sagaz_tiering.packs.frame import frame_digest
 from sagaz_tiering.packs.reader import PackReader, footer_digest, footer_key, footer_part
@@ -31,6 +31,7 @@ from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
 _log = Logger(__name__)
+_PAGE = 20
 
 
 def pack_key(now: datetime, bucket: str, pack_uuid: UUID) -> str:
@@ -101,31 +102,18 @@ async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes
     try:
         await context.objects.put(key, data, storage_class=StorageClass.STANDARD, sha256=digest)
     except ObjectExists:
-        if await _holds(context, key, data):
-            return
+        with suppress(CorruptPack):  # it is longer
+            if await context.objects.get(key, most=len(data)) == data:
+                return
         _log.error("footer.replaced", object_key=key, error="another object was in the place of a footer's copy")
         for failure in await context.objects.delete([key]):
             raise ColdTierUnavailable(f"{key}: cannot be replaced: {failure.reason}") from None
         await context.objects.put(key, data, storage_class=StorageClass.STANDARD, sha256=digest)
 
 
-async def _holds(context: JobContext, key: str, data: bytes) -> bool:
-    try:
-        return await context.objects.get(key, most=len(data)) == data
-    except CorruptPack:  # it is longer
-        return False
-
-
 async def _verify(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
     """The store has what we sent: size, class, checksum where it keeps one, and the footer's very bytes."""
-    _compare(await context.objects.head(new.object_key), new)
-    if not new.storage_class.is_archive:
-        found = await PackReader(context.objects).unvouched_footer_bytes(new.object_key, new.byte_size)
-        if found != footer_part(sealed.data):
-            raise CorruptPack(f"{new.object_key}: the footer that was read back is not the one that was written")
-
-
-def _compare(info: ObjectInfo, new: NewPack) -> None:
+    info = await context.objects.head(new.object_key)
     if info.size != new.byte_size or info.sha256 not in (None, new.sha256):
         raise ColdTierUnavailable(
             f"{new.object_key}: the store has {info.size} bytes of the {new.byte_size} that were sent, or other ones",
@@ -136,6 +124,10 @@ def _compare(info: ObjectInfo, new: NewPack) -> None:
             f"{new.object_key}: asked for {new.storage_class}, the store made it {info.storage_class}",
             hint="this store has no such storage class; change `to:` in the policy",
         )
+    if not new.storage_class.is_archive:
+        found = await PackReader(context.objects).unvouched_footer_bytes(new.object_key, new.byte_size)
+        if found != footer_part(sealed.data):
+            raise CorruptPack(f"{new.object_key}: the footer that was read back is not the one that was written")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +187,6 @@ async def vouched(context: JobContext, lease: Lease, pack: Pack, job: str) -> Pa
     digest = footer_digest(data)
     await context.catalog.scrubbing.vouch(pack.pack_id, digest, compared.right, lease)
     return replace(pack, footer_digest=digest)
-
-
-_PAGE = 20
 
 
 @dataclass(frozen=True, slots=True)

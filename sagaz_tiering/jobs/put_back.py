@@ -41,6 +41,7 @@ _FIRST = UUID(int=0)
 _COPIED_BYTES = 4 * 2**20
 _COPIED_ROWS = 200
 _AT_ONCE = 16
+_TOLD_AT_ONCE: Final = 1_000
 
 
 async def backfill(context: JobContext, lease: Lease) -> int:
@@ -136,9 +137,6 @@ async def _save(context: JobContext, snapshot_id: UUID, value: bytes) -> bool | 
     return refused is None or not (refused.deleted or refused.foreign)
 
 
-_TOLD_AT_ONCE: Final = 1_000
-
-
 async def tell_untold(context: JobContext, saves: Sequence[SnapshotMeta], tally: Tally, lease: Lease | None) -> None:
     """Of these saves in Redis, as pointers tell of them, those that PostgreSQL knows nothing of: it is given the ones
     that are to be durable, and the others are noted. `lease` None: a dry run. Raises LeaseLost."""
@@ -179,12 +177,9 @@ async def _headers(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[H
 
 async def _to_be_durable(context: JobContext, headers: Sequence[Header], packs: InPacks) -> list[Header]:
     """Those whose policy says so, and that PostgreSQL would take; none that hides what a pack may have newer."""
-    wanted = [
-        header
-        for header in headers
-        if context.policies.decide(header.meta, SagaEnd.of(header.meta), context.now_us).rule.durability
-        is Durability.DURABLE
-    ]
+    decide, now_us = context.policies.decide, context.now_us
+    rules = [decide(header.meta, SagaEnd.of(header.meta), now_us).rule for header in headers]
+    wanted = [header for header, rule in zip(headers, rules, strict=True) if rule.durability is Durability.DURABLE]
     blocked = packs.places.keys() - packs.older.keys()
     blocked |= await context.catalog.durable.blocked([header.meta for header in wanted]) if wanted else set()
     return [header for header in wanted if header.meta.snapshot_id not in blocked]

@@ -52,6 +52,9 @@ _PAGE = 100
 _LOOKS = 3
 """Snapshots of a pack that moved into another while it was read are looked up so often; then the next run goes on."""
 _STATES = ("WAITING", "ASKED", "READABLE")
+_DEADLINE_S = 30.0
+ATTEMPTS = 5
+"""So often somebody who cannot be told is told again, a run of the job each."""
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -286,11 +289,6 @@ async def _finish(context: JobContext, request: Restore, tally: Tally) -> None:
     until = context.now + timedelta(days=request.days)
     await context.catalog.restores.ready(request.restore_id, context.now, until, failed="DONE" not in packs)
     _log.info("restore.ready", restore_id=str(request.restore_id), failed_packs=packs.get("FAILED", 0))
-
-
-_DEADLINE_S = 30.0
-ATTEMPTS = 5
-"""So often somebody who cannot be told is told again, a run of the job each."""
 
 
 async def tell(settings: RestoreSettings, restore: Restore) -> bool:

@@ -27,6 +27,8 @@ _LATE_BY: Final = timedelta(minutes=1)
 _LOOK_EVERY_S: Final = 1.0
 _STARTS_LOOKED_AT: Final = 300
 _LOOKED_AHEAD: Final = timedelta(days=8)
+_log = Logger(__name__)
+MOST_APART = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +137,6 @@ async def within_window(context: JobContext, times: JobTimes, closed: Callable[[
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-
-
-_log = Logger(__name__)
-
-MOST_APART = timedelta(minutes=5)
 
 
 async def with_sure_clock(context: JobContext, tally: Tally) -> JobContext | None:

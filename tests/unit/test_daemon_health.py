@@ -12,7 +12,7 @@ import pytest
 
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon import listening
-from sagaz_tiering.daemon.health import STALE_AFTER, FailedJobs, Problem, Readiness, serve
+from sagaz_tiering.daemon.health import STALE_AFTER, Problem, Readiness, serve
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
 
 
@@ -205,9 +205,8 @@ def ran(began: datetime, **ended: Any) -> JobRun:
 
 def test_failed_job_is_told_until_somebody_ran_it_well(health: Readiness) -> None:
     """Here, by hand or in another daemon, also where a window ended it; not while it runs, nor as it fails too."""
-    failed = FailedJobs(health)
-    failed.add("age", CatalogUnavailable("PostgreSQL is gone"), NOON)
-    failed.add("scrub", ConfigError("no such bucket"), NOON)
+    health.job_failed("age", CatalogUnavailable("PostgreSQL is gone"), NOON)
+    health.job_failed("scrub", ConfigError("no such bucket"), NOON)
     assert health.notes() == [
         Problem(
             server="job age",
@@ -219,10 +218,10 @@ def test_failed_job_is_told_until_somebody_ran_it_well(health: Readiness) -> Non
             "(at 2026-03-01 12:00:00Z; `sagaz-tiering job scrub --once` tries it now)",
         ),
     ]
-    failed.over("age")
+    health.job_went_well("age")
     for still in (ran(NOON - HOUR), ran(NOON + HOUR, finished_at=NOON), ran(NOON + HOUR, error="no such bucket")):
-        failed.look([still])
+        health.look_at_runs([still])
         assert [note.server for note in health.notes()] == ["job scrub"]
-    failed.look([ran(NOON + HOUR, stopped="its window closed")])
+    health.look_at_runs([ran(NOON + HOUR, stopped="its window closed")])
     assert health.notes() == []
-    assert not failed
+    assert not health.failed_jobs

@@ -39,6 +39,8 @@ _ROWS = 2_000
 _ENOUGH_PACKS = 1_000
 """A run that must stop looks at so many packs before it says so; a dry run looks at all."""
 _RULES_NAMED = 3
+_log = Logger(__name__)
+_PAGE = 50
 
 
 @dataclass(slots=True, kw_only=True)
@@ -243,10 +245,6 @@ def _named(name: str, policy: Policy | None) -> str:
     retain = policy.retain
     said = "no retain" if retain is None else f"retain {retain if isinstance(retain, str) else format_duration(retain)}"
     return f"{name!r} ({said}{'' if policy.retention is Retention.LONGEST else f', retention {policy.retention}'})"
-
-
-_log = Logger(__name__)
-_PAGE = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
