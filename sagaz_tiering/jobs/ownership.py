@@ -167,18 +167,15 @@ async def missing_packs(context: JobContext) -> list[str]:
 
 async def _write(context: JobContext, seen: MarkLook, row: OwnerRow) -> bool:
     """Whether the mark says now what the row says."""
-    if not seen.tag:
+    try:
+        if seen.tag:
+            claimed = context.now if seen.mark is None else seen.mark.claimed_at
+            return await context.objects.swap(OWNER_KEY, mark_of(row, claimed).to_bytes(), seen.tag)
         data = mark_of(row, context.now).to_bytes()
         sha256 = hashlib.sha256(data).digest()
-        try:
-            await context.objects.put(OWNER_KEY, data, storage_class=StorageClass.STANDARD, sha256=sha256)
-        except ObjectExists:
-            return False
+        await context.objects.put(OWNER_KEY, data, storage_class=StorageClass.STANDARD, sha256=sha256)
         return (await context.objects.get_tagged(OWNER_KEY, most=MOST_BYTES))[0] == data
-    claimed = context.now if seen.mark is None else seen.mark.claimed_at
-    try:
-        return await context.objects.swap(OWNER_KEY, mark_of(row, claimed).to_bytes(), seen.tag)
-    except ObjectNotFound:
+    except (ObjectExists, ObjectNotFound):
         return False
 
 
@@ -228,30 +225,25 @@ async def are_in_force(context: JobContext) -> bool:
     return await context.catalog.history.newest_revision() == context.policies.revision
 
 
-async def put_policies_in_force(context: JobContext) -> bool:
+async def put_policies_in_force(context: JobContext) -> None:
     """Note the policy revision before anything acts on it; if it is new, have everything looked at once more.
 
-    Returns True if it was new. Readers learn the youngest age of a move within `FALLBACK_NOTICE`, so a new
-    revision waits that long before its first move. A crash in between repeats the walk.
+    That is every snapshot that is not in a pack, also those that nothing was due of. Readers learn the youngest age of
+    a move within `FALLBACK_NOTICE`, so a new revision waits that long before its first move. A crash in between repeats
+    the walk.
     """
     if await are_in_force(context):
-        return False
+        return
     await context.catalog.history.accept_first(context.policies.retention_text, context.now)
-    await look_at_all_again(context)
-    texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
-    revision, first_after = context.policies.revision, context.policies.first_after
-    await context.catalog.history.remember_revision(revision, texts, first_after, context.now)
-    await asyncio.sleep(FALLBACK_NOTICE.total_seconds())
-    return True
-
-
-async def look_at_all_again(context: JobContext) -> None:
-    """Have `age` look at every snapshot that is not in a pack once more, also those that nothing was due of."""
     async for saga_ids in context.hot.saga_ids():
         await context.hot.queue.requeue(saga_ids, expiring=False)
     after: UUID | None = _FIRST_ID
     while after is not None:
         after = await context.catalog.durable.reset_due(after, _BATCH)
+    texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
+    revision, first_after = context.policies.revision, context.policies.first_after
+    await context.catalog.history.remember_revision(revision, texts, first_after, context.now)
+    await asyncio.sleep(FALLBACK_NOTICE.total_seconds())
 
 
 async def with_accepted(context: JobContext) -> JobContext:

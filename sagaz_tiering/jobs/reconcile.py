@@ -106,7 +106,7 @@ async def ensure_trusted(context: JobContext, tally: Tally) -> bool:
     return not context.stopping.is_set()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Pass:
     """One go through all steps. `lease` None: a dry run, which counts what they would do and does none of it.
 
@@ -136,15 +136,8 @@ async def _begin(context: JobContext, lease: Lease | None, state: HotTierState, 
         await mark_holds(context)
         await _saves_have_ended(context)
     since = None if state.good_at is None or state.reconciled_at is None else state.good_at - _MARGIN
-    return _Pass(
-        context=context,
-        lease=lease,
-        tally=tally,
-        state=state,
-        since=since,
-        doubted_us=_doubted_until_us(context, state),
-        packs_left=await context.catalog.packs.any_evicted_since(since),
-    )
+    packs_left = await context.catalog.packs.any_evicted_since(since)
+    return _Pass(context, lease, tally, state, since, _doubted_until_us(context, state), packs_left)
 
 
 async def _agree(one: _Pass) -> None:

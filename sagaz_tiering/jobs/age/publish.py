@@ -26,7 +26,6 @@ from sagaz_tiering.jobs.pack_objects import new_pack
 from sagaz_tiering.packs.entries import PackedSnapshot, SealedPack
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.policy import Policy
-from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import show_time
 
 LOOKS_PER_LINGER = 24
@@ -175,28 +174,24 @@ class Packer:
         await self._let_go(pack, evicted=True, ended=ended)
 
     async def _seal(self, pack: _OpenPack) -> tuple[SealedPack, NewPack]:
-        context = self._context
+        """In the policy's class, or the cheapest readable one where that costs less (guarantee G10)."""
+        context, policy = self._context, pack.policy
         sealed = await context.compute_in_steps(pack.writer.seal_in_steps())
+        size, clock_at, until = len(sealed.data), from_micros(pack.max_clock_us), bucket_end(pack.bucket)
+        chosen = first_class(context.prices, policy, size=size, clock_at=clock_at, until=until, now=context.now)
+        if chosen.why:
+            self._tally.add("packs_kept_warmer")
+            self._tally.note(f"policy {policy.name}: {chosen.why}; `compact` and `transition` move them later")
         return sealed, new_pack(
             sealed,
             now=context.now,
             bucket=pack.bucket,
-            storage_class=self._class_for(pack, len(sealed.data)),
-            policy=pack.policy.name,
+            storage_class=chosen.storage_class,
+            policy=policy.name,
             retention_revision=context.policies.retention_revision,
             max_clock_us=pack.max_clock_us,
             attributes_revisions=pack.revisions,
         )
-
-    def _class_for(self, pack: _OpenPack, size: int) -> StorageClass:
-        """The policy's class, or the cheapest readable one where that costs less than the policy's (guarantee G10)."""
-        context, clock_at = self._context, from_micros(pack.max_clock_us)
-        until = bucket_end(pack.bucket)
-        chosen = first_class(context.prices, pack.policy, size=size, clock_at=clock_at, until=until, now=context.now)
-        if chosen.why:
-            self._tally.add("packs_kept_warmer")
-            self._tally.note(f"policy {pack.policy.name}: {chosen.why}; `compact` and `transition` move them later")
-        return chosen.storage_class
 
     async def _let_go(self, pack: _OpenPack, *, evicted: bool, ended: Collection[UUID] = ()) -> None:
         """Its claims go on; those of sagas that have `ended` are over, nobody need acknowledge them."""
