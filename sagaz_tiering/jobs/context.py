@@ -1,4 +1,4 @@
-"""What every job is given, and what it gives back."""
+"""What every job is given and may spend, what it gives back, and how it walks pages and batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects of the bucket's journal: what is written, and what is believed of what is read. Pure.
+"""The catalog's journal in the bucket: what its objects are, how they are published, what is believed of those read.
 
     {"format": 2, "catalog_id": …, "entries": "[{"number", "at", "kind", "body"}, …]", "key": …, "hmac": …}
 
@@ -6,7 +6,7 @@
 master key wraps, both there only where the configuration names one. Format 1, of the code before, has entries with an
 `id`, as they are, and no signature.
 
-They are kept under `journal/<newest number>-<uuid>.json`. Their entries are written once; `keys rotate` signs them anew
+Objects are kept under `journal/<newest number>-<uuid>.json`. Their entries are written once; `keys rotate` signs them anew
 (`operations.keys`).
 """
 

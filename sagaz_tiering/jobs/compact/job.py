@@ -9,11 +9,9 @@ The write order, and what a crash after each step leaves:
 3. `expire` deletes the old objects after the grace
 
 Only what saves more than it costs is written anew (requests, retrieval, and what the class bills for early
-deletion), unless an erasure asks for it. Frames of one saga become one where they fit and that is smaller (`frames`).
+deletion), unless an erasure asks for it. Frames of one saga become one where they fit and that is smaller.
 The others are copied byte for byte where all of their snapshots live; encrypted ones keep the key of their saga. What
 is built anew is compressed with the dictionary that is current by then.
-
-What lives in the old packs is copied, parts of a saga together where they fit.
 """
 
 from __future__ import annotations
