@@ -6,8 +6,8 @@
 master key wraps, both there only where the configuration names one. Format 1, of the code before, has entries with an
 `id`, as they are, and no signature.
 
-Objects are kept under `journal/<newest number>-<uuid>.json`. Their entries are written once; `keys rotate` signs them anew
-(`operations.keys`).
+Objects are kept under `journal/<newest number>-<uuid>.json`. Their entries are written once; `keys rotate` signs them
+anew (`operations.keys`).
 """
 
 from __future__ import annotations

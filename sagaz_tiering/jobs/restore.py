@@ -294,12 +294,9 @@ async def _finish(context: JobContext, request: Restore, tally: Tally) -> None:
 async def tell(settings: RestoreSettings, restore: Restore) -> bool:
     """True when everybody who should know was told; False is to be tried again."""
     document = orjson.dumps({"event": "restore.ended", **restore.to_dict()})
-    told = True
-    if settings.webhook is not None:
-        told = await _post(settings.webhook.get_secret_value(), document) and told
-    if settings.command:
-        told = await _run(settings.command, document) and told
-    return told
+    posted = settings.webhook is None or await _post(settings.webhook.get_secret_value(), document)
+    ran = not settings.command or await _run(settings.command, document)
+    return posted and ran
 
 
 async def _post(url: str, document: bytes) -> bool:
