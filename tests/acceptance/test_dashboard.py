@@ -53,7 +53,7 @@ async def test_every_panel_has_data_over_the_store_of_the_demonstration() -> Non
     """The store that `demo` leaves, a daemon that runs its jobs, an application that saves and reads."""
     with server_folder() as folder:
         kept, port = folder / "kept", free_port()
-        shown = await cli("demo", "--sagas", "60", "--keep", kept)
+        shown = await cli("demo", "--sagas", "24", "--keep", kept)
         assert shown.code == 0, shown.err
         [config] = kept.glob("*.yaml")
         environ = {

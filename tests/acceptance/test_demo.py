@@ -50,7 +50,7 @@ async def test_demo_accounts_for_every_snapshot(scratch: Path) -> None:
     Settings in the environment point at other servers; it must not notice them.
     """
     answer = await cli(
-        *("demo", "--json", "--sagas", 30),
+        *("demo", "--json", "--sagas", 12),
         TMPDIR=str(scratch),
         SAGAZ_TIERING_TIERS__HOT__URL="redis://127.0.0.1:1/0",
         SAGAZ_TIERING_POLICIES="[]",

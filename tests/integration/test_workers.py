@@ -34,7 +34,7 @@ from sagaz_tiering.packs import format
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot
 
-SAGAS = 20
+SAGAS = 8
 LONGER = 60
 """So many take a worker longer than it takes to see it at work."""
 MANY = 100
