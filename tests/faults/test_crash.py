@@ -91,10 +91,9 @@ async def test_age_killed_at_random_moments_loses_and_doubles_nothing(
         await check_nothing_lost(shop, saved)
 
 
-async def test_two_daemons_do_the_same_work_once(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_two_daemons_do_the_same_work_once(places: Places) -> None:
     """Two age runs at once share the backlog: every snapshot is packed by exactly one of them."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", **SMALL_PACKS}
-    settings = config(database=database, redis_url=redis_url, cold=cold, jobs={"batch_sagas": 8})
+    settings = config(**places, **SMALL_PACKS, jobs={"batch_sagas": 8})
     saved, now = old_snapshots(SAGAS), SystemClock().now()
     async with product(settings, now=now) as one, product(settings, now=now, schema=False) as other:
         for snapshot in saved:

@@ -7,14 +7,13 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 from uuid import UUID
 
 import pytest
 from support.payload import saga
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product, rule
 
 from sagaz_tiering.errors import LegalHold, SnapshotArchived
 from sagaz_tiering.jobs import JOBS
@@ -23,24 +22,9 @@ from sagaz_tiering.snapshot import SagaSnapshot
 pytestmark = pytest.mark.guarantee("G1")
 
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "records",
-        "match": {"saga_name": "record"},
-        "move": [{"to": "STANDARD_IA", "after": "20d"}, {"to": "GLACIER", "after": "120d"}],
-    },
-    {
-        "name": "payments",
-        "match": {"saga_name": "payment"},
-        "move": [{"to": "STANDARD_IA", "after": "10d"}, {"to": "GLACIER", "after": "60d"}],
-        "retain": "400d",
-    },
-    {
-        "name": "fast",
-        "match": {"saga_name": "fast"},
-        "durability": "hot",
-        "move": [{"to": "STANDARD_IA", "after": "7d"}],
-        "retain": "90d",
-    },
+    rule("records", "record", {"STANDARD_IA": "20d", "GLACIER": "120d"}),
+    rule("payments", "payment", {"STANDARD_IA": "10d", "GLACIER": "60d"}, retain="400d"),
+    rule("fast", "fast", {"STANDARD_IA": "7d"}, durability="hot", retain="90d"),
 ]
 RETAIN = {"record": None, "payment": 400 * DAY, "fast": 90 * DAY}
 STEPS = int(os.environ.get("SAGAZ_TIERING_TEST_YEARS_STEPS", "120"))
@@ -188,10 +172,11 @@ class Years:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_model_and_store_agree_after_years(seed: int, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_model_and_store_agree_after_years(seed: int, places: Places) -> None:
     """On every snapshot ever saved; the bucket holds what the catalog says and little more than what lives."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", "pack": {"target": "256KiB", "max_frame": "64KiB"}}
-    async with product(config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES, **OPTIONS)) as shop:
+    async with product(
+        config(**places, pack={"target": "256KiB", "max_frame": "64KiB"}, policies=POLICIES, **OPTIONS)
+    ) as shop:
         years = Years(shop, seed)
         await years.run(STEPS)
         await years.settle()

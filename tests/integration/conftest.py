@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from support.processes import processes_below
 from support.servers import server_folder
+from support.tiers import Places, Product, config, product
 
 from sagaz_tiering.embedded import PostgresServer, account
 
@@ -34,6 +35,13 @@ HOLDER = textwrap.dedent(
     asyncio.run(main())
     """
 )
+
+
+@pytest.fixture
+async def shop(places: Places, request: pytest.FixtureRequest) -> AsyncIterator[Product]:
+    """A product over a directory, with the sections of its configuration that the test's module names in SECTIONS."""
+    async with product(config(**places, **getattr(request.module, "SECTIONS", {}))) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,16 +28,15 @@ from sagaz_tiering.snapshot import SagaSnapshot
 SMALL_PACK = 8 * 1024
 
 
-def settings(database: str, redis_url: str, tmp_path: Path, **sections: Any) -> Any:
+def settings(places: Places, **sections: Any) -> Any:
     """A configuration whose packs are soon full."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", "pack": {"target": SMALL_PACK, "max_frame": SMALL_PACK}}
-    return config(database=database, redis_url=redis_url, cold=cold, **sections)
+    return config(**places, pack={"target": SMALL_PACK, "max_frame": SMALL_PACK}, **sections)
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """Empty."""
-    async with product(settings(database, redis_url, tmp_path)) as opened:
+    async with product(settings(places)) as opened:
         yield opened
 
 
@@ -188,12 +186,10 @@ async def test_failed_upload_is_told_and_loses_nothing(shop: Product, monkeypatc
     await check_archived(shop, saved)
 
 
-async def test_two_runs_that_packed_the_same_keep_one_place(
-    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_two_runs_that_packed_the_same_keep_one_place(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was paused past its claims finds its snapshots in another run's pack, and leaves them there."""
     saved = list(snapshots(6, created_at=NOW))
-    short = settings(database, redis_url, tmp_path, jobs={"claim_ttl": "50ms"})
+    short = settings(places, jobs={"claim_ttl": "50ms"})
     async with product(short) as slow, product(short, schema=False) as quick:
         await save(slow, saved)
         quick.clock.advance(14 * DAY)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from support.exact import exactly
 from support.servers import fresh_database
 from support.snapshots import make, replay
-from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, Product, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.config.model import TieringConfig
@@ -31,11 +31,9 @@ JOBS = ("age", "transition", "expire", "restore", "reconcile", "scrub", "collect
 ATTRIBUTES = [{"name": "tenant", "path": "tenant"}, {"name": "secret", "path": "secret", "hashed": True}]
 
 
-def settings(database: str, redis_url: str, tmp_path: Path) -> TieringConfig:
+def settings(places: Places) -> TieringConfig:
     return config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
+        **places,
         attributes=ATTRIBUTES,
         attribute_hash_key="0" * 64,
         policies=[{"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "40d"}],
@@ -43,8 +41,8 @@ def settings(database: str, redis_url: str, tmp_path: Path) -> TieringConfig:
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
-    async with product(settings(database, redis_url, tmp_path)) as opened:
+async def shop(places: Places) -> AsyncIterator[Product]:
+    async with product(settings(places)) as opened:
         yield opened
 
 
@@ -188,7 +186,7 @@ async def look_at_everything(shop: Product) -> None:
 
 
 async def test_any_text_is_refused_or_comes_back_and_nothing_fails_of_it_later(
-    shop: Product, redis_url: str, tmp_path: Path, postgres_server: PostgresServer
+    shop: Product, places: Places, tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
     """NUL, lone surrogates, escapes, separators: in names, patterns, reasons, values, cursors, ids."""
     saved: list[SagaSnapshot] = []
@@ -213,7 +211,7 @@ async def test_any_text_is_refused_or_comes_back_and_nothing_fails_of_it_later(
     held = [each.to_dict() for each in await shop.runtime.catalog.holds.in_force()]
     async with (
         fresh_database(postgres_server) as other,
-        product(settings(other, redis_url, tmp_path), now=shop.clock.now()) as anew,
+        product(settings({**places, "database": other}), now=shop.clock.now()) as anew,
     ):
         await rebuilt_from_bucket(anew)
         assert [each.to_dict() for each in await anew.runtime.catalog.holds.in_force()] == held

@@ -10,7 +10,7 @@ import zstandard
 from support.attributes import ATTRIBUTES, columns, found_by, in_frames, order, saga
 from support.encrypted import POLICIES, aged, bucket, encrypted, key_file, save_all
 from support.servers import fresh_database
-from support.tiers import DAY, Product, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, Product, product, rebuilt_from_bucket
 
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.config.model import TieringConfig
@@ -23,16 +23,16 @@ from sagaz_tiering.snapshot import SagaSnapshot
 KEEP = [{**policy, "retain": "forever"} for policy in POLICIES]
 
 
-def settings(database: str, redis_url: str, folder: Path, **sections: Any) -> TieringConfig:
+def settings(places: Places, **sections: Any) -> TieringConfig:
     """Sagas `order-*` are encrypted, the others are not; both have attributes."""
-    return encrypted(database, redis_url, folder, policies=KEEP, **{"attributes": ATTRIBUTES, **sections})
+    return encrypted(places, policies=KEEP, **{"attributes": ATTRIBUTES, **sections})
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places, tmp_path: Path):
     """A product over a directory that keeps S3's law."""
     key_file(tmp_path)
-    async with product(settings(database, redis_url, tmp_path)) as opened:
+    async with product(settings(places)) as opened:
         yield opened
 
 
@@ -72,12 +72,10 @@ async def test_packs_have_attributes_and_show_those_that_are_not_encrypted(shop:
     assert b"A-1" not in seen
 
 
-async def test_pack_without_attributes_stays_one_that_earlier_code_reads(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_pack_without_attributes_stays_one_that_earlier_code_reads(places: Places, tmp_path: Path) -> None:
     """Nobody upgrades a reader for what nobody configured."""
     key_file(tmp_path)
-    async with product(settings(database, redis_url, tmp_path, attributes=())) as shop:
+    async with product(settings(places, attributes=())) as shop:
         await aged(shop, sagas(shop))
         assert {(data[7], data[-1]) for data in bucket(tmp_path).values()} == {(1, 1)}
 
@@ -144,14 +142,17 @@ async def test_restored_values_carry_their_attributes(shop: Product) -> None:
 
 @pytest.mark.guarantee("G7")
 async def test_rebuild_from_the_bucket_gives_attributes_back(
-    shop: Product, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    shop: Product, postgres_server: PostgresServer, places: Places
 ) -> None:
     """Those of encrypted frames with their keys, which the bucket does not have."""
     saved = sagas(shop)
     await aged(shop, saved)
     backup = [line async for line in export_keys(shop.runtime.job_context())]
     tally = Tally(None)
-    async with fresh_database(postgres_server) as database, product(settings(database, redis_url, tmp_path)) as again:
+    async with (
+        fresh_database(postgres_server) as database,
+        product(settings({**places, "database": database})) as again,
+    ):
         again.clock.advance(10 * DAY)
         await rebuilt_from_bucket(again, tally)
         assert tally.counts["attributes_sealed"] == 2

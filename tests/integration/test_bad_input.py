@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from support.payload import saga, snapshots
-from support.tiers import DAY, NOW, Places, Product, config, product
+from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.errors import (
@@ -30,10 +31,7 @@ from sagaz_tiering.storage_class import StorageClass
 SAVED = list(snapshots(3, created_at=NOW, saga_name="payment-order"))
 
 
-@pytest.fixture
-async def shop(places: Places):
-    async with product(config(**places, limits={"max_snapshot": "16MiB"})) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"limits": {"max_snapshot": "16MiB"}}
 
 
 async def save_and_age(shop: Product) -> str:

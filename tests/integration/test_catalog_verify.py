@@ -16,7 +16,7 @@ from support.commands import cli
 from support.encrypted import aged, encrypted, key_file, save_all
 from support.payload import snapshots
 from support.servers import fresh_database
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product, rule
 from support.yaml_config import write_config
 
 from sagaz_tiering.catalog import verification
@@ -26,13 +26,9 @@ from sagaz_tiering.operations.verify import VerifyReport, verify
 from sagaz_tiering.storage_class import StorageClass
 
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "frozen",
-        "match": {"saga_name": "frozen"},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
-    },
-    {"name": "short", "match": {"saga_name": "short"}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "75d"},
-    {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "900d"},
+    rule("frozen", "frozen", {"STANDARD_IA": "7d", "GLACIER": "60d"}),
+    rule("short", "short", {"STANDARD_IA": "7d"}, retain="75d"),
+    rule("rest", "*", {"STANDARD_IA": "7d"}, retain="900d"),
 ]
 PACK = {"pack": {"target": "16KiB", "max_frame": "16KiB"}}
 SCHEMA = "sagaz_tiering"
@@ -41,10 +37,9 @@ ALIVE = "state = 'ACTIVE' AND storage_class = 'STANDARD_IA'"
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(places: Places) -> AsyncIterator[Product]:
     """A product after some months: packs in two classes, expired and deleted snapshots, a restore, an erasure."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    async with product(config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES)) as opened:
+    async with product(config(**places, **PACK, policies=POLICIES)) as opened:
         await live_through(opened)
         yield opened
 
@@ -246,10 +241,10 @@ async def test_strays_and_foreign_objects_are_counted_and_no_fault(shop: Product
     assert (verdict.leftovers["strays"], verdict.leftovers["foreign"]) == (1, 1)
 
 
-async def test_lost_data_keys_are_named(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_lost_data_keys_are_named(places: Places, tmp_path: Path) -> None:
     """Encrypted frames with snapshots, whose key is gone without an erasure; an erased saga is no finding."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = list(snapshots(4, created_at=shop.clock.now(), saga_name="secret"))
         await aged(shop, saved)
         await shop.storage.forget(saved[0].saga_id, reason="asked to")
@@ -296,10 +291,9 @@ async def test_another_catalogs_prefix_is_refused(
             await looked(stranger)
 
 
-async def test_command_tells_people_and_programs(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_command_tells_people_and_programs(shop: Product, places: Places, tmp_path: Path) -> None:
     """0 and `clean`, or 6 with what is wrong and what to do."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    settings = write_config(tmp_path / "t.yaml", database=database, redis_url=redis_url, cold=cold, policies=POLICIES)
+    settings = write_config(tmp_path / "t.yaml", **places, **PACK, policies=POLICIES)
     answer = await cli("catalog", "verify", "--config", settings)
     assert answer.code == 0, answer.err
     assert answer.out.endswith("clean\n")

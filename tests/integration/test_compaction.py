@@ -13,7 +13,7 @@ import pytest
 from support.commands import cli
 from support.encrypted import encrypted, key_file
 from support.payload import SAGA_NAME, saga, snapshots
-from support.tiers import DAY, Places, Product, adjust, config, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, Product, adjust, config, product, rebuilt_from_bucket, rule
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock, to_micros
@@ -26,23 +26,15 @@ from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 
 CLASSES: list[dict[str, Any]] = [
-    {
-        "name": "frozen",
-        "match": {"saga_name": "frozen"},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
-    },
-    {"name": "kept", "match": {"saga_name": "kept"}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "400d"},
-    {"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+    rule("frozen", "frozen", {"STANDARD_IA": "7d", "GLACIER": "60d"}),
+    rule("kept", "kept", {"STANDARD_IA": "7d"}, retain="400d"),
+    rule("all", "*", {"STANDARD_IA": "7d"}),
 ]
 PACK = {"pack": {"target": "64KiB", "max_frame": "32KiB"}}
 
 
-@pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
-    """A product over a directory, with small packs, whose price list makes every compaction pay in the end."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    async with product(config(database=database, redis_url=redis_url, cold=cold, policies=CLASSES)) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {**PACK, "policies": CLASSES}
+"""A product over a directory, with small packs, whose price list makes every compaction pay in the end."""
 
 
 async def aged(shop: Product, saved: list[SagaSnapshot]) -> None:
@@ -124,11 +116,11 @@ async def frames(shop: Product, saga_id: UUID) -> list[FrameEntry]:
 
 
 @pytest.mark.parametrize("encryption", ["none", "per-saga"])
-async def test_parts_of_a_saga_become_one_frame(database: str, redis_url: str, tmp_path: Path, encryption: str) -> None:
+async def test_parts_of_a_saga_become_one_frame(places: Places, tmp_path: Path, encryption: str) -> None:
     """Packed in four runs, it is one frame when its packs are merged: newest first, smaller, under its own key."""
     key_file(tmp_path)
     policies = [{**CLASSES[-1], "encryption": encryption}]
-    settings = encrypted(database, redis_url, tmp_path, policies=policies)
+    settings = encrypted(places, policies=policies)
     async with product(settings) as shop:
         saved = await packed_in_parts(shop, 4)
         other = list(snapshots(1, start=9, created_at=shop.clock.now()))

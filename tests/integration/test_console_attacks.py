@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from support.console import OPEN, OPERATOR, VIEWER, Browser, asked, console, with_tokens
 from support.snapshots import make
-from support.tiers import Places, Product, config, product
+from support.tiers import Product
 
 from sagaz_tiering.console.access import COOKIE
 from sagaz_tiering.console.actions import openapi
@@ -23,10 +22,7 @@ EXAMPLES = 6
 MOST_PAGE = 1_500_000
 
 
-@pytest.fixture
-async def shop(places: Places) -> AsyncIterator[Product]:
-    async with product(config(**places, attributes=[{"name": "order_id", "path": "order.id"}])) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"attributes": [{"name": "order_id", "path": "order.id"}]}
 
 
 async def saved(shop: Product, name: str = "payment-card", **context: Any) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from support.encrypted import POLICIES, aged, bucket, copy_database, encrypted, frames_of, key_file, save_all, unharmed
 from support.payload import snapshots
-from support.tiers import DAY, Product, product
+from support.tiers import DAY, Places, Product, product
 
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ErasedData, LeaseLost, LegalHold, MasterKeyUnavailable, SnapshotArchived
@@ -20,10 +20,10 @@ from sagaz_tiering.snapshot import SagaSnapshot
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places, tmp_path: Path):
     """A product over a directory that keeps S3's law, with a master key in a file."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as opened:
+    async with product(encrypted(places)) as opened:
         yield opened
 
 
@@ -59,11 +59,11 @@ async def whole_catalog(shop: Product) -> bytes:
 
 
 async def test_saga_in_a_pack_of_a_thousand_is_gone_at_once(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    places: Places, database: str, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     """In GLACIER: no byte is rewritten and nobody can read it any more, not with the bucket and an old dump either."""
     key_file(tmp_path)
-    settings = encrypted(database, redis_url, tmp_path)
+    settings = encrypted(places)
     async with product(settings) as shop:
         saved = small(1000, shop)
         await aged(shop, saved)
@@ -109,10 +109,10 @@ async def test_saga_in_a_pack_of_a_thousand_is_gone_at_once(
             assert frame.key_id is not None
             with pytest.raises(ErasedData):
                 open_frame(payload)
-    await read_with_old_dump(encrypted(old_dump, redis_url, tmp_path, encryption=None, policies=POLICIES[1:]), saved)
+    await read_with_old_dump(encrypted({**places, "database": old_dump}, encryption=None, policies=POLICIES[1:]), saved)
     stranger = tmp_path / "stranger"
     stranger.mkdir()
-    foreign = encrypted(old_dump, redis_url, tmp_path, encryption={"key_file": key_file(stranger)})
+    foreign = encrypted({**places, "database": old_dump}, encryption={"key_file": key_file(stranger)})
     await read_with_old_dump(foreign, saved)
 
 
@@ -143,15 +143,15 @@ async def test_hold_refuses_to_destroy_a_key(shop: Product) -> None:
     await unharmed(shop, saved[5:])
 
 
-async def test_open_frames_of_the_saga_still_need_the_rewrite(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_open_frames_of_the_saga_still_need_the_rewrite(places: Places, tmp_path: Path) -> None:
     """What was packed before the policy encrypted is waited for; what was packed since is gone at once."""
     key_file(tmp_path)
     unencrypted = [{**POLICIES[0], "encryption": "none"}, POLICIES[1]]
-    async with product(encrypted(database, redis_url, tmp_path, policies=unencrypted)) as shop:
+    async with product(encrypted(places, policies=unencrypted)) as shop:
         first = list(snapshots(4, created_at=shop.clock.now()))
         await aged(shop, first)
         now = shop.clock.now()
-    async with product(encrypted(database, redis_url, tmp_path), now=now) as shop:
+    async with product(encrypted(places), now=now) as shop:
         second = [
             SagaSnapshot(**{**fields_of(one), "snapshot_id": uuid4(), "created_at": shop.clock.now()}) for one in first
         ]
@@ -179,11 +179,11 @@ def fields_of(snapshot: SagaSnapshot) -> dict[str, Any]:
     return {name: getattr(snapshot, name) for name in SagaSnapshot.__dataclass_fields__}
 
 
-async def test_no_window_in_another_process(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_no_window_in_another_process(shop: Product, places: Places) -> None:
     """A process that has just read the saga, and so has its key in memory, reads nothing after the erasure."""
     saved = list(snapshots(2, created_at=shop.clock.now()))
     await aged(shop, saved)
-    async with product(encrypted(database, redis_url, tmp_path), now=shop.clock.now()) as other:
+    async with product(encrypted(places), now=shop.clock.now()) as other:
         await unharmed(other, saved)
         place = (await other.runtime.catalog.locations.find(saved[0].snapshot_id))[0].place
         assert place is not None
@@ -269,11 +269,9 @@ async def test_saga_forgotten_while_it_is_packed(
     await unharmed(shop, saved[5:])
 
 
-async def test_without_a_master_key_saves_go_on_and_nothing_is_evicted(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_without_a_master_key_saves_go_on_and_nothing_is_evicted(places: Places, tmp_path: Path) -> None:
     """Encrypted policies wait in their tiers with a clear error, the others age; with the key all goes on."""
-    settings = encrypted(database, redis_url, tmp_path)
+    settings = encrypted(places)
     async with product(settings) as shop:
         hidden = list(snapshots(3, created_at=shop.clock.now()))
         clear = list(snapshots(3, start=50, created_at=shop.clock.now(), saga_name="clear"))
@@ -301,9 +299,9 @@ async def test_without_a_master_key_saves_go_on_and_nothing_is_evicted(
         await shop.storage.save_snapshot(hidden[0])
 
 
-async def test_durable_rows_without_a_master_key_stay(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_durable_rows_without_a_master_key_stay(places: Places, tmp_path: Path) -> None:
     """Rows that Redis lost are not packed in the clear either."""
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = list(snapshots(2, created_at=shop.clock.now()))
         await save_all(shop, saved)
         for snapshot in saved:
@@ -351,10 +349,10 @@ async def test_restored_snapshots_come_back_readable(shop: Product, tmp_path: Pa
     assert await shop.hot_count() == 0
 
 
-async def test_compaction_keeps_frames_encrypted(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_compaction_keeps_frames_encrypted(places: Places, tmp_path: Path) -> None:
     """Whole frames are copied, cut ones encrypted again under the same key; without it nothing is touched."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved: list[SagaSnapshot] = []
         for number in range(6):
             fresh = list(snapshots(1, start=number, created_at=shop.clock.now()))
@@ -438,7 +436,7 @@ async def test_saga_whose_key_does_not_open_keeps_no_other_waiting(shop: Product
         await shop.storage.list_snapshots(first[0].saga_id)
 
 
-async def test_rotation_stopped_half_way(shop: Product, tmp_path: Path, database: str, redis_url: str) -> None:
+async def test_rotation_stopped_half_way(shop: Product, tmp_path: Path, places: Places) -> None:
     """Half-way through, both master keys are needed, and all reads as before; one that went too early is named."""
     saved = list(snapshots(9, created_at=shop.clock.now()))
     await aged(shop, saved)
@@ -452,12 +450,12 @@ async def test_rotation_stopped_half_way(shop: Product, tmp_path: Path, database
     keys._opened.clear()
     await unharmed(shop, saved)
     path.write_bytes(path.read_bytes().splitlines()[0])  # too early
-    async with product(encrypted(database, redis_url, tmp_path), now=shop.clock.now()) as early:
+    async with product(encrypted(places), now=shop.clock.now()) as early:
         with pytest.raises(MasterKeyUnavailable, match=r"'first', which .* lacks"):
             [snapshot async for snapshot in early.storage.iter_snapshots()]
 
 
-async def test_rotation_goes_on_where_it_stopped(shop: Product, tmp_path: Path, database: str, redis_url: str) -> None:
+async def test_rotation_goes_on_where_it_stopped(shop: Product, tmp_path: Path, places: Places) -> None:
     """Nothing is wrapped twice, an erasure in between stays one, and the old master key is not needed afterwards."""
     saved = list(snapshots(9, created_at=shop.clock.now()))
     await aged(shop, saved)
@@ -475,7 +473,7 @@ async def test_rotation_goes_on_where_it_stopped(shop: Product, tmp_path: Path, 
     assert (await shop.runtime.catalog.saga_keys.totals()).by_master == {"file:second": 8}
     assert bucket(tmp_path) == before
     path.write_bytes(path.read_bytes().splitlines()[0])
-    async with product(encrypted(database, redis_url, tmp_path), now=shop.clock.now()) as fresh:
+    async with product(encrypted(places), now=shop.clock.now()) as fresh:
         assert await fresh.storage.list_snapshots(saved[0].saga_id) == []
         await unharmed(fresh, saved[5:])
 

@@ -14,7 +14,7 @@ from support.encrypted import save_all
 from support.payload import SAGA_NAME, snapshots
 from support.processes import redis_do
 from support.servers import fresh_database
-from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, Product, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.catalog.mark import parse
@@ -32,14 +32,13 @@ FEW = {"dictionaries": {"min_sagas": 20, "size": "32KiB"}}
 PACK = {"pack": {"target": "256KiB", "max_frame": "128KiB"}}
 
 
-def settings(database: str, redis_url: str, tmp_path: Path, **sections: Any) -> Any:
-    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    return config(database=database, redis_url=redis_url, cold=cold, **{**FEW, **sections})
+def settings(places: Places, **sections: Any) -> Any:
+    return config(**places, **PACK, **{**FEW, **sections})
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
-    async with product(settings(database, redis_url, tmp_path)) as opened:
+async def shop(places: Places) -> AsyncIterator[Product]:
+    async with product(settings(places)) as opened:
         yield opened
 
 
@@ -135,17 +134,17 @@ async def test_dry_run_publishes_nothing(shop: Product) -> None:
     assert await shop.runtime.catalog.dictionaries.list_current() == []
 
 
-async def test_two_daemons_train_once(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_two_daemons_train_once(shop: Product, places: Places) -> None:
     """Of two at once one waits for its next turn; one dictionary is there."""
     await save(shop, SAGAS)
-    async with product(settings(database, redis_url, tmp_path)) as other:
+    async with product(settings(places)) as other:
         first, second = await asyncio.gather(shop.run("train"), other.run("train"))
         assert {first.skipped, second.skipped} == {False, True}
         assert "dictionaries" not in (await other.run("train")).counts
     assert len(await shop.object_keys("dictionaries/")) == 1
 
 
-async def test_names_with_few_sagas_and_encrypted_ones_get_none(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_names_with_few_sagas_and_encrypted_ones_get_none(places: Places, tmp_path: Path) -> None:
     """Neither is enough in common with few, nor may what is encrypted per saga be in an object that is not."""
     move = [{"to": "STANDARD_IA", "after": "7d"}]
     key_file = tmp_path / "keys"
@@ -155,7 +154,7 @@ async def test_names_with_few_sagas_and_encrypted_ones_get_none(database: str, r
         {"name": "secret", "match": {"saga_name": "secret"}, "move": move, "encryption": "per-saga"},
         {"name": "rest", "match": {}, "move": move},
     ]
-    opened = settings(database, redis_url, tmp_path, policies=policies, encryption={"key_file": str(key_file)})
+    opened = settings(places, policies=policies, encryption={"key_file": str(key_file)})
     async with product(opened) as shop:
         await save(shop, SAGAS, name="secret")
         await save(shop, 8, start=500, name="few")
@@ -163,12 +162,12 @@ async def test_names_with_few_sagas_and_encrypted_ones_get_none(database: str, r
         assert report.counts == {"sagas": SAGAS + 8, "names": 1, "names_with_few_sagas": 1}
 
 
-async def test_dictionaries_can_be_turned_off(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_dictionaries_can_be_turned_off(places: Places) -> None:
     """None is trained or used any more; what was compressed with one is read."""
-    async with product(settings(database, redis_url, tmp_path)) as shop:
+    async with product(settings(places)) as shop:
         await trained(shop)
         saved = await save(shop, 3, start=1000)
-    async with product(settings(database, redis_url, tmp_path, dictionaries={"enabled": False})) as shop:
+    async with product(settings(places, dictionaries={"enabled": False})) as shop:
         assert "names" not in (await shop.run("train")).counts
         more = await save(shop, 3, start=2000)
         assert {header.dictionary_id for header in await headers(shop, more)} == {None}
@@ -176,21 +175,19 @@ async def test_dictionaries_can_be_turned_off(database: str, redis_url: str, tmp
 
 
 async def test_durable_copies_are_sampled_where_redis_has_few(
-    database: str, own_redis: Callable[..., Awaitable[RedisServer]], tmp_path: Path
+    places: Places, own_redis: Callable[..., Awaitable[RedisServer]]
 ) -> None:
     """A Redis that was emptied is no reason to wait for new data."""
     server = await own_redis()
-    async with product(settings(database, server.url, tmp_path)) as shop:
+    async with product(settings({**places, "redis_url": server.url})) as shop:
         await save(shop, SAGAS)
         await redis_do(server.url, "FLUSHALL")
         assert (await shop.run("train")).counts["dictionaries"] == 1
 
 
-async def test_process_that_started_before_reads_and_learns(
-    shop: Product, database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_process_that_started_before_reads_and_learns(shop: Product, places: Places) -> None:
     """It reads what others compressed with a dictionary that it never heard of, and writes with it once it looks."""
-    async with product(settings(database, redis_url, tmp_path)) as early:
+    async with product(settings(places)) as early:
         assert early.runtime.dictionaries.for_writing(SAGA_NAME) is None
         await trained(shop)
         saved = await save(shop, 2, start=1000)
@@ -200,10 +197,10 @@ async def test_process_that_started_before_reads_and_learns(
         assert {header.dictionary_id for header in await headers(early, more)} == {(await the_dictionary(shop)).id}
 
 
-async def test_first_save_waits_for_no_dictionary(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_first_save_waits_for_no_dictionary(shop: Product, places: Places) -> None:
     """A process that just started saves without one, and with it as soon as it was read in the background."""
     await trained(shop)
-    async with product(settings(database, redis_url, tmp_path)) as late:
+    async with product(settings(places)) as late:
         (first, *_) = await save(late, 1, start=1000)
         assert (await headers(late, [first]))[0].dictionary_id is None
         for _ in range(1000):
@@ -214,7 +211,7 @@ async def test_first_save_waits_for_no_dictionary(shop: Product, database: str, 
         assert (await headers(late, [then]))[0].dictionary_id == (await the_dictionary(shop)).id
 
 
-async def test_every_place_alone_is_enough(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_every_place_alone_is_enough(shop: Product, places: Places, redis_url: str, tmp_path: Path) -> None:
     """Values and frames are read with what Redis, the catalog or the bucket has, whichever two have lost it."""
     saved = await trained(shop)
     await aged(shop)
@@ -225,7 +222,7 @@ async def test_every_place_alone_is_enough(shop: Product, database: str, redis_u
     hidden = folder.with_name("hidden")
 
     async def reads() -> None:
-        async with product(settings(database, redis_url, tmp_path), now=shop.clock.now()) as fresh:
+        async with product(settings(places), now=shop.clock.now()) as fresh:
             await all_equal(fresh, more)
             await all_equal(fresh, saved[:10])
 
@@ -243,7 +240,7 @@ async def test_every_place_alone_is_enough(shop: Product, database: str, redis_u
 
 
 async def test_lost_dictionary_is_named_and_leaves_the_rest_readable(
-    shop: Product, database: str, redis_url: str, tmp_path: Path
+    shop: Product, places: Places, redis_url: str, tmp_path: Path
 ) -> None:
     """With all three gone a read says which; the snapshots that need it not are read, and the jobs go on."""
     plain = await trained(shop)
@@ -253,7 +250,7 @@ async def test_lost_dictionary_is_named_and_leaves_the_rest_readable(
     await shop.runtime.db.execute("DELETE FROM sagaz_tiering.dictionaries")
     (folder,) = (tmp_path / "cold").glob("**/dictionaries/*")
     folder.rename(tmp_path / "elsewhere")
-    async with product(settings(database, redis_url, tmp_path), now=shop.clock.now()) as fresh:
+    async with product(settings(places), now=shop.clock.now()) as fresh:
         await all_equal(fresh, plain[:10])
         with pytest.raises(CorruptRecord, match=found.id.hex()):
             await fresh.storage.get_snapshot(lost[0].snapshot_id)
@@ -269,11 +266,11 @@ async def test_lost_dictionary_is_named_and_leaves_the_rest_readable(
 
 
 async def test_unreachable_place_is_no_loss(
-    shop: Product, database: str, own_redis: Callable[..., Awaitable[RedisServer]], tmp_path: Path
+    shop: Product, places: Places, own_redis: Callable[..., Awaitable[RedisServer]], tmp_path: Path
 ) -> None:
     """A dictionary that only a server has that is down makes the read fail as unavailable, not as damaged."""
     server = await own_redis()
-    async with product(settings(database, server.url, tmp_path)) as other:
+    async with product(settings({**places, "redis_url": server.url})) as other:
         await trained(other)
         await save(other, 1, start=1000)
         found = await the_dictionary(other)
@@ -281,7 +278,7 @@ async def test_unreachable_place_is_no_loss(
         (folder,) = (tmp_path / "cold").glob("**/dictionaries/*")
         folder.rename(tmp_path / "elsewhere")
         await server.stop()
-    async with product(settings(database, server.url, tmp_path)) as fresh:
+    async with product(settings({**places, "redis_url": server.url})) as fresh:
         with pytest.raises(HotTierUnavailable):
             await fresh.runtime.dictionaries.need(found.id)
 
@@ -360,7 +357,7 @@ async def test_collect_leaves_dictionaries_alone(shop: Product) -> None:
 
 
 async def test_rebuilt_catalog_knows_the_dictionaries(
-    shop: Product, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    shop: Product, postgres_server: PostgresServer, redis_url: str, places: Places
 ) -> None:
     """With PostgreSQL gone and Redis emptied, packs are read, and new data are compressed as before."""
     saved = await trained(shop)
@@ -369,7 +366,7 @@ async def test_rebuilt_catalog_knows_the_dictionaries(
     await redis_do(redis_url, "FLUSHALL")
     async with (
         fresh_database(postgres_server) as other,
-        product(settings(other, redis_url, tmp_path), now=shop.clock.now()) as rebuilt,
+        product(settings({**places, "database": other}), now=shop.clock.now()) as rebuilt,
     ):
         await rebuilt_from_bucket(rebuilt)
         await all_equal(rebuilt, saved)
@@ -378,7 +375,7 @@ async def test_rebuilt_catalog_knows_the_dictionaries(
 
 
 async def test_older_catalog_dump_learns_what_it_missed(
-    shop: Product, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    shop: Product, postgres_server: PostgresServer, places: Places
 ) -> None:
     """Hot values that need a newer dictionary than the dump has are read, and it is entered again with its name."""
     identity = await shop.runtime.catalog.identity()
@@ -387,7 +384,7 @@ async def test_older_catalog_dump_learns_what_it_missed(
     found = await the_dictionary(shop)
     async with (
         fresh_database(postgres_server) as dump,
-        product(settings(dump, redis_url, tmp_path), now=shop.clock.now()) as restored,
+        product(settings({**places, "database": dump}), now=shop.clock.now()) as restored,
     ):
         assert await restored.runtime.catalog.take_identity(identity)
         await all_equal(restored, saved)
@@ -423,11 +420,11 @@ async def test_old_frames_and_new_ones_are_compacted_together(shop: Product) -> 
     assert report.counts["packs_sound"] == 1, report
 
 
-async def test_restore_brings_values_back_with_the_dictionary(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_restore_brings_values_back_with_the_dictionary(places: Places) -> None:
     """From a frame with a dictionary into Redis, compressed with the one that is current."""
     move = [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}]
     policies = [{"name": "all", "match": {}, "move": move}]
-    async with product(settings(database, redis_url, tmp_path, policies=policies)) as shop:
+    async with product(settings(places, policies=policies)) as shop:
         saved = await trained(shop)
         await aged(shop)
         shop.clock.advance(60 * DAY)

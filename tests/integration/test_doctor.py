@@ -27,7 +27,7 @@ from support.processes import redis_do, sql
 from support.redis_cluster import PlainRedis
 from support.s3_server import Answer, Hang, Request, S3Server, ScriptedServer, forward, xml_error
 from support.servers import fresh_database, server_folder
-from support.tiers import product
+from support.tiers import Places, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.app.runtime import open_runtime
@@ -578,11 +578,11 @@ async def test_missing_bucket_is_an_error(deployment: Callable[..., Path], s3_se
 
 
 async def test_master_key_that_does_not_open_is_an_error(
-    database: str, redis_url: str, deployment: Callable[..., Path], tmp_path: Path
+    database: str, places: Places, deployment: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The right key is fine; another one wraps well, but opens nothing that is there; none at all is an error too."""
     keys = key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         await aged(shop, list(snapshots(3, created_at=shop.clock.now(), saga_name="secret")))
     settings = deployment(policies=ENCRYPTED, encryption={"key_file": str(keys)})
     findings = await examine(settings)

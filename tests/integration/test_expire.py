@@ -6,13 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from support.snapshots import make, save_all
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 from sagaz_tiering.catalog.packs import PackLife
 from sagaz_tiering.errors import LeaseLost
@@ -36,10 +35,9 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places):
     """A product that keeps most snapshots for 30 days, with packs of a few snapshots."""
-    cold = {"url": f"file://{tmp_path}/cold", "pack": {"target": "1KiB", "max_frame": "1KiB"}}
-    settings = config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES, jobs=JOBS)
+    settings = config(**places, pack={"target": "1KiB", "max_frame": "1KiB"}, policies=POLICIES, jobs=JOBS)
     async with product(settings) as opened:
         yield opened
 

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -22,7 +21,7 @@ from support.exports import key_files
 from support.payload import saga
 from support.snapshots import number as number_of
 from support.snapshots import replay
-from support.tiers import DAY, Places, Product, config, product
+from support.tiers import DAY, Product, rule
 
 from sagaz_tiering import InMemorySnapshotStorage, transfer_snapshots
 from sagaz_tiering.app.storage_url import open_source
@@ -33,22 +32,15 @@ from sagaz_tiering.exports.verify import verify_export
 from sagaz_tiering.snapshot import SagaSnapshot
 
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "frozen",
-        "match": {"saga_name": "frozen"},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "90d"}],
-    },
-    {"name": "fast", "match": {"saga_name": "fast"}, "durability": "hot"},
-    {"name": "packed", "match": {"saga_name": "packed"}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
-    {"name": "rest", "match": {}},
+    rule("frozen", "frozen", {"STANDARD_IA": "7d", "GLACIER": "90d"}),
+    rule("fast", "fast", durability="hot"),
+    rule("packed", "packed", {"STANDARD_IA": "7d"}),
+    rule("rest"),
 ]
 
 
-@pytest.fixture
-async def shop(places: Places) -> AsyncIterator[Product]:
-    """A product whose policies keep sagas in Redis, in PostgreSQL, in packs, and in packs in GLACIER."""
-    async with product(config(**places, policies=POLICIES)) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"policies": POLICIES}
+"""A product whose policies keep sagas in Redis, in PostgreSQL, in packs, and in packs in GLACIER."""
 
 
 async def filled(shop: Product) -> dict[str, list[SagaSnapshot]]:

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
-from support.tiers import DAY, NOW, Places, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product, rule
 
 from sagaz_tiering import SagaSummary
 from sagaz_tiering.catalog.find import MOST_NAMES, PAGES, Question
@@ -27,14 +27,7 @@ ATTRIBUTES = [
     {"name": "tag", "path": "tags"},
     {"name": "card", "path": "card", "hashed": True},
 ]
-POLICIES = [
-    {
-        "name": "all",
-        "match": {},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "90d"}],
-        "retain": "400d",
-    }
-]
+POLICIES = [rule("all", "*", {"STANDARD_IA": "7d", "GLACIER": "90d"}, retain="400d")]
 
 FAR = datetime(2254, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 

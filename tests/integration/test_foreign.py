@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
 from support.snapshots import make
-from support.tiers import DAY, NOW, Places, Product, config, product
+from support.tiers import DAY, NOW, Product
 
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.snapshot import SagaSnapshot
-
-
-@pytest.fixture
-async def shop(places: Places) -> AsyncIterator[Product]:
-    async with product(config(**places)) as opened:
-        yield opened
 
 
 def pair(name: str) -> list[SagaSnapshot]:

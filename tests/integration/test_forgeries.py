@@ -24,7 +24,7 @@ from support.forgery import (
 )
 from support.servers import fresh_database
 from support.snapshots import make
-from support.tiers import DAY, Product, adjust, config, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, Product, adjust, config, product, rebuilt_from_bucket, rule
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode
@@ -42,14 +42,7 @@ pytestmark = [pytest.mark.guarantee("G13")]
 
 VICTIM, MALLORY = UUID(int=1 << 100), UUID(int=2 << 100)
 NOISE = bytes(range(256)).hex()
-POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "all",
-        "match": {},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
-        "retain": "400d",
-    }
-]
+POLICIES: list[dict[str, Any]] = [rule("all", "*", {"STANDARD_IA": "7d", "GLACIER": "60d"}, retain="400d")]
 
 
 def of(saga_id: UUID, count: int = 2, **context: Any) -> list[SagaSnapshot]:
@@ -117,11 +110,11 @@ async def refuses_to_read(shop: Product, snapshot: SagaSnapshot) -> None:
 
 @pytest.mark.parametrize("has_digests", [True, False], ids=["", "packed before there were digests"])
 async def test_plaintext_in_place_of_an_encrypted_frame_is_corrupt(
-    database: str, redis_url: str, tmp_path: Path, has_digests: bool
+    places: Places, tmp_path: Path, has_digests: bool
 ) -> None:
     """Also where the catalog has no digest: it knows the key that is due."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         real = [replace(each, saga_name="secret") for each in of(VICTIM)]
         key = await aged(shop, real)
         data = await shop.runtime.objects.get(key)

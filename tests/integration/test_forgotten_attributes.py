@@ -11,7 +11,7 @@ import pytest
 import zstandard
 from support.attributes import found_by, in_frames, saga
 from support.encrypted import POLICIES, aged, encrypted, key_file, save_all
-from support.tiers import DAY, Product, product
+from support.tiers import DAY, Places, Product, product
 
 from sagaz_tiering.attributes import key_of
 from sagaz_tiering.config.model import TieringConfig
@@ -28,16 +28,16 @@ KEEP = [
 ]
 
 
-def settings(database: str, redis_url: str, folder: Path) -> TieringConfig:
+def settings(places: Places) -> TieringConfig:
     """Sagas `order-*` are encrypted, `frozen` ones go to GLACIER as they are."""
-    return encrypted(database, redis_url, folder, policies=KEEP, attributes=ATTRIBUTES, attribute_hash_key="k" * 32)
+    return encrypted(places, policies=KEEP, attributes=ATTRIBUTES, attribute_hash_key="k" * 32)
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places, tmp_path: Path):
     """A product over a directory that keeps S3's law."""
     key_file(tmp_path)
-    async with product(settings(database, redis_url, tmp_path)) as opened:
+    async with product(settings(places)) as opened:
         yield opened
 
 

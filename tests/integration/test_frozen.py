@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -18,6 +17,7 @@ from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHo
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.tiered import hold as module
 
+pytestmark = pytest.mark.guarantee("G14")
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 POLICIES: list[dict[str, Any]] = [
     {"name": "fast", "match": {"saga_name": "fast"}, "durability": "hot", "move": MOVE, "retain": "30d"},
@@ -28,11 +28,8 @@ POLICIES: list[dict[str, Any]] = [
 NAMES = pytest.mark.parametrize("name", ["fast", "order"])
 
 
-@pytest.fixture
-async def shop(places: Places) -> AsyncIterator[Product]:
-    """A product with a hot policy, a durable one and one that refuses to write anew."""
-    async with product(config(**places, policies=POLICIES)) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"policies": POLICIES}
+"""A product with a hot policy, a durable one and one that refuses to write anew."""
 
 
 async def saved(shop: Product, name: str, *, packed: bool = False, **fields: Any) -> SagaSnapshot:
@@ -73,7 +70,6 @@ async def hold_failed(shop: Product) -> None:
     await _as_after_a_second(shop)
 
 
-@pytest.mark.guarantee("G14")
 @NAMES
 @pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
 async def test_held_snapshot_is_not_replaced(shop: Product, name: str, packed: bool) -> None:
@@ -99,7 +95,6 @@ async def test_held_snapshot_is_not_replaced(shop: Product, name: str, packed: b
     assert await shop.storage.get_snapshot(new.snapshot_id) == again
 
 
-@pytest.mark.guarantee("G14")
 @NAMES
 @pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
 async def test_changed_status_does_not_slip_out_of_a_match(shop: Product, name: str, packed: bool) -> None:
@@ -116,7 +111,6 @@ async def test_changed_status_does_not_slip_out_of_a_match(shop: Product, name: 
         await shop.storage.delete_snapshot(held.snapshot_id)
 
 
-@pytest.mark.guarantee("G14")
 @pytest.mark.parametrize("name", ["fast", "slow", "order"])
 @pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
 async def test_name_that_does_not_match_frees_nothing(shop: Product, name: str, packed: bool) -> None:
@@ -136,7 +130,6 @@ async def test_name_that_does_not_match_frees_nothing(shop: Product, name: str, 
             await is_untouched(shop, taken)
 
 
-@pytest.mark.guarantee("G14")
 async def test_saves_of_other_names_ask_together_whether_their_ids_are_held(
     shop: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +167,6 @@ async def test_saves_of_other_names_ask_together_whether_their_ids_are_held(
         await shop.storage.save_snapshot(thief)
 
 
-@pytest.mark.guarantee("G14")
 @pytest.mark.parametrize("packed", [False, True], ids=["durable", "packed"])
 async def test_postgresql_refuses_what_no_process_knew(shop: Product, packed: bool) -> None:
     """Without the mark in Redis, and without Redis: the original is what is read, also from Redis."""
@@ -196,7 +188,6 @@ async def test_postgresql_refuses_what_no_process_knew(shop: Product, packed: bo
     assert [type(one).__name__ for one in outcomes] == ["NoneType"] * 5 + ["LegalHold"]
 
 
-@pytest.mark.guarantee("G14")
 @NAMES
 async def test_what_goes_past_a_hold_is_kept_twice_and_told(shop: Product, name: str) -> None:
     """A save that neither Redis nor a process stopped: `age` packs it over nothing, nothing removes the original."""
@@ -228,7 +219,6 @@ async def test_what_goes_past_a_hold_is_kept_twice_and_told(shop: Product, name:
     assert await shop.storage.get_snapshot(held.snapshot_id) is None
 
 
-@pytest.mark.guarantee("G14")
 async def test_mark_of_a_hold_comes_back(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """Placed while Redis is away: `expire` marks it, so does a hold placed again; the release takes it away."""
     held = await saved(shop, "fast")
@@ -278,7 +268,6 @@ async def is_not_stolen(shop: Product, held: SagaSnapshot) -> None:
     assert await shop.hot_count() == 0
 
 
-@pytest.mark.guarantee("G14")
 @NAMES
 @pytest.mark.parametrize("first", ["hold", "age"])
 async def test_held_id_is_not_saved_under_another_saga(shop: Product, name: str, first: str) -> None:
@@ -300,7 +289,6 @@ async def test_held_id_is_not_saved_under_another_saga(shop: Product, name: str,
     await is_untouched(shop, moved)
 
 
-@pytest.mark.guarantee("G14")
 async def test_marks_of_held_ids_come_back(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """By `expire` and by `reconcile`, page by page, for packed ones and what PostgreSQL alone has yet."""
     monkeypatch.setattr("sagaz_tiering.catalog.holds._IDS", 1)
@@ -323,7 +311,6 @@ async def test_marks_of_held_ids_come_back(shop: Product, monkeypatch: pytest.Mo
     assert not await marked(shop, held, durable)
 
 
-@pytest.mark.guarantee("G14")
 async def test_hold_placed_during_a_release_stays_marked(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """After it was seen that none is in force, before the marks go."""
     held = await saved(shop, "fast", packed=True)
@@ -342,7 +329,6 @@ async def test_hold_placed_during_a_release_stays_marked(shop: Product, monkeypa
     await is_not_stolen(shop, held)
 
 
-@pytest.mark.guarantee("G14")
 @pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
 async def test_policy_refuses_to_write_anew(shop: Product, packed: bool) -> None:
     """`rewrite: refuse`: nothing is stored where the id is there with other content; the same is nothing."""
@@ -359,7 +345,6 @@ async def test_policy_refuses_to_write_anew(shop: Product, packed: bool) -> None
     await is_untouched(shop, again)
 
 
-@pytest.mark.guarantee("G14")
 async def test_other_process_learns_of_a_match_within_a_second(shop: Product, places: Places) -> None:
     """It saves under way; from its next look on it is refused."""
     held = await saved(shop, "fast")

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from support.commands import cli, write_config
 from support.payload import saga
-from support.tiers import DAY, NOW, Places, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product, rule
 from support.yaml_config import write_config as write_yaml
 
 from sagaz_tiering.catalog import locations
@@ -25,22 +25,14 @@ from sagaz_tiering.snapshot import SagaSnapshot
 PACKED = "payment-order"
 HOT = "session"
 POLICIES = (
-    {
-        "name": "payments",
-        "match": {"saga_name": "payment-*"},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}],
-        "retain": "30d",
-    },
-    {"name": "sessions", "match": {"saga_name": "session"}, "durability": "hot", "retain": "30d"},
-    {"name": "rest", "match": {}, "retain": "30d"},
+    rule("payments", "payment-*", {"STANDARD_IA": "7d"}, retain="30d"),
+    rule("sessions", "session", durability="hot", retain="30d"),
+    rule("rest", retain="30d"),
 )
 
 
-@pytest.fixture
-async def shop(places: Places):
-    """A product whose three policies keep snapshots for 30 days: in packs, in Redis alone, in Redis and PostgreSQL."""
-    async with product(config(**places, policies=POLICIES)) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"policies": POLICIES}
+"""A product whose three policies keep snapshots for 30 days: in packs, in Redis alone, in Redis and PostgreSQL."""
 
 
 async def saved(shop: Product, number: int, name: str) -> list[SagaSnapshot]:

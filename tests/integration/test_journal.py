@@ -13,7 +13,7 @@ import pytest
 from support.encrypted import aged, encrypted, key_file
 from support.payload import snapshots
 from support.servers import fresh_database
-from support.tiers import Product, product, rebuilt_from_bucket
+from support.tiers import Places, Product, product, rebuilt_from_bucket
 
 from sagaz_tiering.catalog.journal import JournalEntry
 from sagaz_tiering.embedded import PostgresServer
@@ -69,11 +69,11 @@ def journal(catalog_id: object, *entries: Any) -> bytes:
 
 @pytest.mark.guarantee("G7")
 async def test_broken_and_foreign_entries_are_named_and_the_rest_counts(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    places: Places, postgres_server: PostgresServer
 ) -> None:
     """Each is in the quarantine; good entries beside them, of the code before too, are applied."""
     settings = {"policies": [{"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]}]}
-    async with product(encrypted(database, redis_url, tmp_path, encryption=None, **settings)) as shop:
+    async with product(encrypted(places, encryption=None, **settings)) as shop:
         saved = list(snapshots(3, created_at=shop.clock.now()))
         await aged(shop, saved)
         await shop.storage.hold(saved[0].saga_id, "case 1")
@@ -98,7 +98,7 @@ async def test_broken_and_foreign_entries_are_named_and_the_rest_counts(
         now = shop.clock.now()
     async with (
         fresh_database(postgres_server) as other,
-        product(encrypted(other, redis_url, tmp_path, encryption=None, **settings), now=now) as shop,
+        product(encrypted({**places, "database": other}, encryption=None, **settings), now=now) as shop,
     ):
         tally = Tally(None)
         await rebuilt_from_bucket(shop, tally)
@@ -113,11 +113,11 @@ async def test_broken_and_foreign_entries_are_named_and_the_rest_counts(
 
 @pytest.mark.guarantee("G13")
 async def test_forged_entries_are_left_out_where_a_master_key_signs(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    places: Places, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     """Altered ones never count; those that nobody signed only if the operator says so."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = list(snapshots(3, created_at=shop.clock.now()))
         await aged(shop, saved)
         await shop.storage.forget(saved[0].saga_id)
@@ -134,7 +134,7 @@ async def test_forged_entries_are_left_out_where_a_master_key_signs(
     for wish, gone in ((Wish(take_over=True), [0]), (Wish(take_over=True, unsigned=True), [0, 10])):
         async with (
             fresh_database(postgres_server) as other,
-            product(encrypted(other, redis_url, tmp_path), now=now) as shop,
+            product(encrypted({**places, "database": other}), now=now) as shop,
         ):
             context, tally = shop.runtime.job_context(), Tally(None)
             proposed = await proposed_id(context)

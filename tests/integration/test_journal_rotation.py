@@ -13,7 +13,7 @@ from support.commands import Answer, cli
 from support.encrypted import POLICIES, aged, encrypted, key_file
 from support.payload import snapshots
 from support.servers import fresh_database
-from support.tiers import DAY, Product, product
+from support.tiers import DAY, Places, Product, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.catalog.journal import JournalEntry
@@ -49,7 +49,7 @@ async def eventful(shop: Product) -> list[SagaSnapshot]:
 
 @pytest.mark.guarantee("G13")
 async def test_holds_and_erasures_survive_a_rotation_and_a_rebuild(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    places: Places, database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
 ) -> None:
     """As the pages print it: a new key, `rotate`, the old line goes, the catalog is lost. Too early, it is told."""
 
@@ -65,7 +65,7 @@ async def test_holds_and_erasures_survive_a_rotation_and_a_rebuild(
         return await cli(*arguments, "--config", path)
 
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path), now=SystemClock().now() - 10 * DAY) as shop:
+    async with product(encrypted(places), now=SystemClock().now() - 10 * DAY) as shop:
         saved = await eventful(shop)
     key_file(tmp_path, "second")
     before = (await typed("keys", "status", "--json")).document
@@ -94,7 +94,7 @@ async def test_holds_and_erasures_survive_a_rotation_and_a_rebuild(
         assert (await typed("catalog", "migrate", database=other)).code == 0
         rebuilt = await typed("catalog", "rebuild", "--yes", "--take-over", database=other)
         assert rebuilt.code == 0, rebuilt.out
-        async with product(encrypted(other, redis_url, tmp_path), now=SystemClock().now()) as shop:
+        async with product(encrypted({**places, "database": other}), now=SystemClock().now()) as shop:
             assert [hold.reason for hold in await shop.runtime.catalog.holds.in_force()] == ["case 1"]
             assert [each.saga_id for each in await shop.runtime.catalog.erasures.newest(9)] == [saved[0].saga_id]
             assert await shop.storage.timeline(saved[0].saga_id) == []
@@ -104,12 +104,10 @@ async def test_holds_and_erasures_survive_a_rotation_and_a_rebuild(
 
 
 @pytest.mark.guarantee("G13")
-async def test_what_was_forged_under_the_old_key_is_not_signed_anew(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_what_was_forged_under_the_old_key_is_not_signed_anew(places: Places, tmp_path: Path) -> None:
     """Whoever has the old key and may write to the bucket gains nothing by it: the catalog does not know these."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = await eventful(shop)
         context, now = shop.runtime.job_context(), shop.clock.now()
         whose = await shop.runtime.catalog.identity()
@@ -161,10 +159,10 @@ async def test_what_was_forged_under_the_old_key_is_not_signed_anew(
 
 
 @pytest.mark.guarantee("G13")
-async def test_what_was_taken_out_of_the_journal_is_told_again(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_what_was_taken_out_of_the_journal_is_told_again(places: Places, tmp_path: Path) -> None:
     """Entries of no weight under the old key fill the numbers of those that went, so that a rebuild would miss none."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = await eventful(shop)
         context, now = shop.runtime.job_context(), shop.clock.now()
         whose = await shop.runtime.catalog.identity()
@@ -184,12 +182,10 @@ async def test_what_was_taken_out_of_the_journal_is_told_again(database: str, re
         assert [e.body["saga_id"] for e in entries if e.kind == "forget"] == [saved[0].saga_id]
 
 
-async def test_a_running_process_signs_under_the_key_that_became_current(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_a_running_process_signs_under_the_key_that_became_current(places: Places, tmp_path: Path) -> None:
     """A daemon that signed before the rotation does not go on under the old key."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         await eventful(shop)
         context = shop.runtime.job_context()
         key_file(tmp_path, "second")
@@ -198,18 +194,16 @@ async def test_a_running_process_signs_under_the_key_that_became_current(
         assert set((await entries_by_master(context))[0]) == {"file:second"}
 
 
-async def test_what_nobody_signed_is_signed_once_there_is_a_master_key(
-    database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_what_nobody_signed_is_signed_once_there_is_a_master_key(places: Places, tmp_path: Path) -> None:
     """A store that is encrypted from some day on; its journal of the days before counts no less."""
     key_file(tmp_path)
-    plain = encrypted(database, redis_url, tmp_path, encryption=None, policies=POLICIES[1:])
+    plain = encrypted(places, encryption=None, policies=POLICIES[1:])
     async with product(plain) as shop:
         match = Match(saga_name=("order-*",), outcome=("failed",), attributes={"region": ("eu",)})
         await shop.runtime.catalog.holds.place(match, reason="case 0", who="w", now=shop.clock.now())
         await eventful(shop)
         now = shop.clock.now()
-    async with product(encrypted(database, redis_url, tmp_path), now=now) as shop:
+    async with product(encrypted(places), now=now) as shop:
         context, tally = shop.runtime.job_context(), Tally(None)
         signed, left_out = await entries_by_master(context)
         assert signed == left_out == {"unsigned": signed["unsigned"]}

@@ -15,7 +15,7 @@ from support.encrypted import POLICIES, aged, bucket, encrypted, frames_of, key_
 from support.payload import snapshots
 from support.s3_server import Answer, Request, S3Server, ScriptedServer, forward, free_port
 from support.servers import fresh_database
-from support.tiers import DAY, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
 from sagaz_tiering.app.runtime import open_runtime
@@ -45,10 +45,10 @@ async def kms_section(kms: Any) -> dict[str, str]:
     return {"kms_key_id": key, "kms_region": "us-east-1", "kms_endpoint_url": kms.meta.endpoint_url}
 
 
-async def test_data_keys_wrapped_by_kms(kms: Any, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_data_keys_wrapped_by_kms(kms: Any, places: Places, tmp_path: Path) -> None:
     """Saved, packed, read in a process that has nothing in memory, forgotten."""
     section = await kms_section(kms)
-    settings = encrypted(database, redis_url, tmp_path, encryption=section)
+    settings = encrypted(places, encryption=section)
     async with product(settings) as shop:
         saved = list(snapshots(3, created_at=shop.clock.now()))
         await aged(shop, saved)
@@ -63,9 +63,7 @@ async def test_data_keys_wrapped_by_kms(kms: Any, database: str, redis_url: str,
         await unharmed(shop, saved[5:])
 
 
-async def test_disabled_kms_key_stops_ageing_and_no_save(
-    kms: Any, database: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_disabled_kms_key_stops_ageing_and_no_save(kms: Any, places: Places) -> None:
     """Someone disables the key, then enables it (a server in front of moto, which would not mind, says so)."""
     section, disabled = await kms_section(kms), []
 
@@ -76,7 +74,7 @@ async def test_disabled_kms_key_stops_ageing_and_no_save(
 
     async with ScriptedServer(answer) as front:
         section["kms_endpoint_url"] = front.endpoint
-        async with product(encrypted(database, redis_url, tmp_path, encryption=section)) as shop:
+        async with product(encrypted(places, encryption=section)) as shop:
             saved = list(snapshots(2, created_at=shop.clock.now()))
             await aged(shop, saved)
             disabled.append(True)
@@ -97,23 +95,23 @@ async def test_disabled_kms_key_stops_ageing_and_no_save(
             await unharmed(shop, saved + later)
 
 
-async def test_sagas_move_from_a_key_file_to_kms(kms: Any, database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_sagas_move_from_a_key_file_to_kms(kms: Any, places: Places, tmp_path: Path) -> None:
     """Both are configured, `rotate` re-wraps, then the file can go; packs stay as they are."""
     key_file(tmp_path)
     section = await kms_section(kms)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = list(snapshots(3, created_at=shop.clock.now()))
         await aged(shop, saved)
         now = shop.clock.now()
     before = bucket(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path, encryption=section), now=now) as shop:
+    async with product(encrypted(places, encryption=section), now=now) as shop:
         with pytest.raises(MasterKeyUnavailable, match="file:first, which is not configured"):
             await shop.storage.get_snapshot(saved[0].snapshot_id)
     both = {**section, "key_file": tmp_path / "master.keys"}
-    async with product(encrypted(database, redis_url, tmp_path, encryption=both), now=now) as shop:
+    async with product(encrypted(places, encryption=both), now=now) as shop:
         await unharmed(shop, saved)
         assert sum([count async for count in shop.runtime.keys.rotate()]) == 3
-    async with product(encrypted(database, redis_url, tmp_path, encryption=section), now=now) as shop:
+    async with product(encrypted(places, encryption=section), now=now) as shop:
         await unharmed(shop, saved)
     assert bucket(tmp_path) == before
 
@@ -154,11 +152,11 @@ async def test_kms_that_cannot_be_asked_is_named(kms: Any, fault: str) -> None:
 
 
 async def test_backup_of_data_keys_after_the_catalog_is_lost(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    places: Places, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     """The rebuilt catalog knows every snapshot and reads none, until the keys are back; what was erased stays so."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = list(snapshots(4, created_at=shop.clock.now()))
         await aged(shop, saved)
         backup = [line async for line in export_keys(shop.runtime.job_context())]
@@ -169,7 +167,7 @@ async def test_backup_of_data_keys_after_the_catalog_is_lost(
         now = shop.clock.now()
     async with (
         fresh_database(postgres_server) as other,
-        product(encrypted(other, redis_url, tmp_path), now=now) as shop,
+        product(encrypted({**places, "database": other}), now=now) as shop,
     ):
         context, tally = shop.runtime.job_context(), Tally(None)
         await rebuilt_from_bucket(shop, tally)
@@ -196,12 +194,12 @@ async def test_backup_of_data_keys_after_the_catalog_is_lost(
 
 
 async def test_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    places: Places, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     """What was forgotten may be missing; what the catalog lost, another catalog's and other files stay."""
     key_file(tmp_path)
     file = tmp_path / "sagaz.keys"
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = list(snapshots(3, created_at=shop.clock.now()))
         await aged(shop, saved)
         context = shop.runtime.job_context()
@@ -236,17 +234,17 @@ async def test_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(
         now = shop.clock.now()
     async with (
         fresh_database(postgres_server) as elsewhere,
-        product(encrypted(elsewhere, redis_url, tmp_path), now=now) as shop,
+        product(encrypted({**places, "database": elsewhere}), now=now) as shop,
     ):
         with pytest.raises(ConfigError, match="of another catalog"):
             await write_backup(shop.runtime.job_context(), file)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
-async def test_backups_imported_in_the_wrong_order(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_backups_imported_in_the_wrong_order(places: Places, tmp_path: Path) -> None:
     """The one from before a rotation, whose master key is gone, does not keep out the one from after it."""
     file = key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = list(snapshots(3, created_at=shop.clock.now()))
         await aged(shop, saved)
         context = shop.runtime.job_context()
@@ -272,10 +270,10 @@ def _fields(snapshot: Any) -> dict[str, Any]:
     return {name: getattr(snapshot, name) for name in type(snapshot).__dataclass_fields__}
 
 
-async def test_backup_that_is_not_whole_is_refused(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_backup_that_is_not_whole_is_refused(places: Places, tmp_path: Path) -> None:
     """Cut off, changed, or no backup at all: nothing is imported, and the line is named."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         await aged(shop, list(snapshots(3, created_at=shop.clock.now())))
         context = shop.runtime.job_context()
         backup = [line async for line in export_keys(context)]
@@ -294,7 +292,7 @@ async def test_backup_that_is_not_whole_is_refused(database: str, redis_url: str
         assert (await import_keys(context, backup)).added == 3
 
 
-async def test_key_commands(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_key_commands(places: Places, database: str, redis_url: str, tmp_path: Path) -> None:
     """generate, status, rotate, export, import and forget, as a person types them."""
     path = write_config(
         tmp_path / "tiering.yaml",
@@ -304,7 +302,7 @@ async def test_key_commands(database: str, redis_url: str, tmp_path: Path) -> No
         policies=POLICIES,
         encryption={"key_file": "master.keys"},
     )
-    settings = encrypted(database, redis_url, tmp_path)
+    settings = encrypted(places)
     made = await cli("keys", "generate", "--name", "a", "--config", path)
     assert made.code == 0, made.err
     assert (tmp_path / "master.keys").stat().st_mode & 0o777 == 0o600
@@ -352,7 +350,7 @@ async def test_key_commands(database: str, redis_url: str, tmp_path: Path) -> No
 
 
 async def test_lost_keys_are_degraded_everywhere(
-    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lost master key behind a current one that works, then lost data keys: each with what to do."""
     monkeypatch.setenv("NO_COLOR", "1")
@@ -365,7 +363,7 @@ async def test_lost_keys_are_degraded_everywhere(
         encryption={"key_file": "master.keys"},
     )
     file = key_file(tmp_path)
-    settings = encrypted(database, redis_url, tmp_path)
+    settings = encrypted(places)
     async with product(settings, now=SystemClock().now() - 10 * DAY) as shop:
         saved = list(snapshots(3, created_at=shop.clock.now()))
         await aged(shop, saved)

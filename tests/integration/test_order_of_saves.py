@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import pytest
 from support.s3_server import free_port
 from support.snapshots import make
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Product, config, product, rule
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode, read_meta, to_value
@@ -22,15 +22,11 @@ from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.hot.values import NotTaken
 from sagaz_tiering.snapshot import SagaSnapshot
 
+pytestmark = pytest.mark.guarantee("G11")
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "fast",
-        "match": {"saga_name": "fast"},
-        "durability": "hot",
-        "move": [{"to": "STANDARD_IA", "after": "7d"}],
-    },
-    {"name": "default", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+    rule("fast", "fast", {"STANDARD_IA": "7d"}, durability="hot"),
+    rule("default", "*", {"STANDARD_IA": "7d"}),
 ]
 HOUR = timedelta(hours=1)
 NAMES = pytest.mark.parametrize("name", ["fast", "order"])
@@ -92,7 +88,6 @@ def versions(name: str, count: int = 3) -> list[SagaSnapshot]:
     ]
 
 
-@pytest.mark.guarantee("G11")
 @pytest.mark.guarantee("G1")
 @NAMES
 async def test_a_save_by_a_clock_that_is_behind_replaces_what_is_there(two: Two, name: str) -> None:
@@ -109,7 +104,6 @@ async def test_a_save_by_a_clock_that_is_behind_replaces_what_is_there(two: Two,
     assert await two.right.storage.get_snapshot(first.snapshot_id) == second
 
 
-@pytest.mark.guarantee("G11")
 @pytest.mark.guarantee("G1")
 @NAMES
 async def test_a_save_after_a_delete_stays_whatever_the_clocks_say(two: Two, name: str) -> None:
@@ -123,7 +117,6 @@ async def test_a_save_after_a_delete_stays_whatever_the_clocks_say(two: Two, nam
     assert await two.right.storage.get_snapshot(first.snapshot_id) == second
 
 
-@pytest.mark.guarantee("G11")
 async def test_a_delete_by_a_clock_that_is_behind_removes_what_is_there(two: Two) -> None:
     """What a job read before is not published either: the delete counts from the save on."""
     for name in ("fast", "order"):
@@ -143,7 +136,6 @@ async def test_a_delete_by_a_clock_that_is_behind_removes_what_is_there(two: Two
         assert await two.ahead.storage.get_snapshot(first.snapshot_id) == second
 
 
-@pytest.mark.guarantee("G11")
 async def test_a_save_that_finds_redis_down_follows_what_postgresql_has(two: Two) -> None:
     """PostgreSQL says when what it has was done: a save, or a delete."""
     first, second, third = versions("order")
@@ -157,7 +149,6 @@ async def test_a_save_that_finds_redis_down_follows_what_postgresql_has(two: Two
     assert await two.ahead.storage.get_snapshot(first.snapshot_id) == third
 
 
-@pytest.mark.guarantee("G11")
 async def test_a_later_row_in_postgresql_is_outdone_in_redis_too(two: Two) -> None:
     """Redis lost the save of the application that is ahead: both tiers keep the one that came after it."""
     first, second, _ = versions("order")
@@ -171,7 +162,6 @@ async def test_a_later_row_in_postgresql_is_outdone_in_redis_too(two: Two) -> No
     assert await two.right.storage.get_snapshot(first.snapshot_id) == second
 
 
-@pytest.mark.guarantee("G11")
 async def test_saves_at_once_leave_the_same_winner_in_redis_and_in_postgresql(two: Two) -> None:
     """Two applications in the same microsecond, and an hour apart, again and again."""
     two.ahead.clock.advance(-HOUR)
@@ -185,7 +175,6 @@ async def test_saves_at_once_leave_the_same_winner_in_redis_and_in_postgresql(tw
         assert value == (await rows(two.right))[tries[0].snapshot_id]
 
 
-@pytest.mark.guarantee("G11")
 async def test_a_row_that_was_stored_while_its_delete_was_committed_is_packed(two: Two) -> None:
     """Its put did not see the delete, which did not see it: it was acknowledged, so it stays."""
     first, second, _ = versions("order")
@@ -204,7 +193,6 @@ async def test_a_row_that_was_stored_while_its_delete_was_committed_is_packed(tw
     assert await two.right.storage.get_snapshot(first.snapshot_id) == second
 
 
-@pytest.mark.guarantee("G11")
 @pytest.mark.guarantee("G1")
 async def test_random_orders_by_random_clocks_end_as_they_were_acknowledged(two: Two) -> None:
     """Saves, deletes, an application without Redis, packs between: reads and packs follow the real order."""

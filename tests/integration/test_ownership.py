@@ -17,7 +17,7 @@ import pytest
 from support.commands import cli
 from support.encrypted import copy_database
 from support.payload import snapshots
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Product, config, product, rule
 from support.yaml_config import write_config
 
 from sagaz_tiering.catalog.mark import OWNER_KEY, Mark, parse
@@ -31,19 +31,9 @@ from sagaz_tiering.operations.verify import verify
 from sagaz_tiering.snapshot import SagaSnapshot
 
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "short",
-        "match": {"saga_name": "short*"},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}],
-        "retain": "40d",
-    },
-    {
-        "name": "hot",
-        "match": {"saga_name": "hot*"},
-        "durability": "hot",
-        "move": [{"to": "STANDARD_IA", "after": "7d"}],
-    },
-    {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+    rule("short", "short*", {"STANDARD_IA": "7d"}, retain="40d"),
+    rule("hot", "hot*", {"STANDARD_IA": "7d"}, durability="hot"),
+    rule("rest", "*", {"STANDARD_IA": "7d"}),
 ]
 OPTIONS = {"retire_grace": "1d", "expire_max_share": "1.0", "collect_min_age": "1h"}
 TAKE_OVER = Wish(take_over=True)

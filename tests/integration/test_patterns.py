@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from random import Random
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support.tiers import Places, Product, config, product
+from support.tiers import Product
 
 from sagaz_tiering.attributes import token
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
@@ -49,10 +50,7 @@ PIECES = (
 TEXT = (*"abz-[]!^\\:.=é\n\x1f(|${1", "\x00", "\ud800", "\U0001f600", "\x7f")
 
 
-@pytest.fixture
-async def shop(places: Places):
-    async with product(config(**places, attributes=[{"name": "tenant", "path": "tenant"}])) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"attributes": [{"name": "tenant", "path": "tenant"}]}
 
 
 def of_name(pattern: str) -> str:

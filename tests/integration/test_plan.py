@@ -54,11 +54,8 @@ async def save(shop: Product, name: str, count: int, start: int = 0, age: timede
         await shop.storage.save_snapshot(snapshot)
 
 
-@pytest.fixture
-async def shop(places: Places):
-    """Three policies over a directory."""
-    async with product(config(**places, policies=POLICIES)) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"policies": POLICIES}
+"""Three policies over a directory."""
 
 
 async def fill(shop: Product) -> None:

@@ -13,7 +13,7 @@ from support.payload import snapshots
 from support.processes import redis_do
 from support.servers import fresh_database
 from support.snapshots import make
-from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
+from support.tiers import DAY, Places, Product, config, product, rebuilt_from_bucket, rule
 from support.yaml_config import write_config
 
 from sagaz_tiering.catalog.migrations import migrate
@@ -27,13 +27,9 @@ from sagaz_tiering.snapshot import SagaSnapshot
 pytestmark = pytest.mark.guarantee("G7")
 
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "frozen",
-        "match": {"saga_name": "frozen"},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
-    },
-    {"name": "short", "match": {"saga_name": "short"}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "50d"},
-    {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "900d"},
+    rule("frozen", "frozen", {"STANDARD_IA": "7d", "GLACIER": "60d"}),
+    rule("short", "short", {"STANDARD_IA": "7d"}, retain="50d"),
+    rule("rest", "*", {"STANDARD_IA": "7d"}, retain="900d"),
 ]
 NOW = Wish(take_over=True)
 """No two minutes are waited for the owner that is gone."""
@@ -96,21 +92,23 @@ async def busy_store(shop: Product) -> list[SagaSnapshot]:
     return saved + young
 
 
-def settings(database: str, redis_url: str, tmp_path: Path) -> Any:
-    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    return config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES)
+def settings(places: Places) -> Any:
+    return config(**places, **PACK, policies=POLICIES)
 
 
 async def test_rebuilt_catalog_gives_equal_answers(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By id, latest, step, time, list and timeline, for what lives, is frozen, expired, deleted, held or hot."""
-    async with product(settings(database, redis_url, tmp_path)) as shop:
+    async with product(settings(places)) as shop:
         saved = await busy_store(shop)
         before = await answers(shop, saved)
         now = shop.clock.now()
         held = [hold.to_dict() for hold in await shop.runtime.catalog.holds.in_force()]
-    async with fresh_database(postgres_server) as other, product(settings(other, redis_url, tmp_path), now=now) as shop:
+    async with (
+        fresh_database(postgres_server) as other,
+        product(settings({**places, "database": other}), now=now) as shop,
+    ):
         monkeypatch.setattr("sagaz_tiering.operations.catch_up._AT_ONCE", 1)  # pages of four packs
         context = shop.runtime.job_context()
         extent = await measure(context)
@@ -137,11 +135,11 @@ async def test_rebuilt_catalog_gives_equal_answers(
 
 @pytest.mark.parametrize("name", ["plain", "secret"])
 async def test_erased_saga_stays_erased_after_a_rebuild(
-    name: str, database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    name: str, places: Places, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     """The pack still has its bytes, and a backup its data key; the journal in the bucket says that it was erased."""
     key_file(tmp_path)
-    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+    async with product(encrypted(places)) as shop:
         saved = list(snapshots(2, created_at=shop.clock.now(), saga_name=name))
         await aged(shop, saved)
         backup = [line async for line in export_keys(shop.runtime.job_context())]
@@ -152,7 +150,7 @@ async def test_erased_saga_stays_erased_after_a_rebuild(
     assert any(frames_of(data, erased) for data in bucket(tmp_path).values())
     async with (
         fresh_database(postgres_server) as other,
-        product(encrypted(other, redis_url, tmp_path), now=now) as shop,
+        product(encrypted({**places, "database": other}), now=now) as shop,
     ):
         await rebuilt_from_bucket(shop)
         await import_keys(shop.runtime.job_context(), backup)
@@ -169,9 +167,9 @@ async def test_erased_saga_stays_erased_after_a_rebuild(
             shop.clock.advance(2 * DAY)
 
 
-async def test_catalog_dropped_under_a_running_process(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_catalog_dropped_under_a_running_process(places: Places) -> None:
     """Nothing that the process remembers of the old one leads the new one astray."""
-    async with product(settings(database, redis_url, tmp_path)) as shop:
+    async with product(settings(places)) as shop:
         saved = await busy_store(shop)
         before = await answers(shop, saved)
         await shop.runtime.db.execute("DROP SCHEMA sagaz_tiering CASCADE")
@@ -184,22 +182,22 @@ async def test_catalog_dropped_under_a_running_process(database: str, redis_url:
 
 
 async def test_rebuild_needs_an_empty_catalog_and_a_bucket_of_ours(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    places: Places, postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
     """Another catalog's packs are never taken over by one that has packs; an empty prefix is nothing to rebuild."""
-    async with product(settings(database, redis_url, tmp_path)) as shop:
+    async with product(settings(places)) as shop:
         assert await proposed_id(shop.runtime.job_context()) is None
         await busy_store(shop)
     async with (
         fresh_database(postgres_server) as other,
-        product(settings(other, redis_url, tmp_path / "elsewhere")) as shop,
+        product(settings({**places, "database": other, "cold": tmp_path / "elsewhere"})) as shop,
     ):
         for snapshot in snapshots(3, created_at=shop.clock.now()):
             await shop.storage.save_snapshot(snapshot)
         shop.clock.advance(30 * DAY)
         await shop.run("age")
         context = shop.runtime.job_context()
-        async with product(settings(other, redis_url, tmp_path), schema=False) as there:
+        async with product(settings({**places, "database": other}), schema=False) as there:
             context.objects = there.runtime.objects
             whose = await proposed_id(context)
             assert whose is not None
@@ -210,10 +208,10 @@ async def test_rebuild_needs_an_empty_catalog_and_a_bucket_of_ours(
 
 
 async def test_damaged_pack_does_not_stop_the_rebuild(
-    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+    places: Places, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
 ) -> None:
     """On the command line: cost first, the damaged one is named, the rest is there."""
-    async with product(settings(database, redis_url, tmp_path)) as shop:
+    async with product(settings(places)) as shop:
         await busy_store(shop)
         count = await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.packs WHERE state = 'ACTIVE'")
     victim = sorted((tmp_path / "cold").rglob("*.pack.object/data"))[0]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 from support.payload import saga
 from support.processes import redis_do
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 from sagaz_tiering.embedded import RedisServer
 from sagaz_tiering.errors import HotTierUnavailable, SnapshotLost
@@ -27,12 +26,19 @@ DURABLE, HOT = "payment-order", "fast-order"
 SECOND = timedelta(seconds=1)
 
 
-@asynccontextmanager
-async def opened(url: str, database: str, tmp_path: Path, **sections: Any) -> AsyncIterator[Product]:
-    cold = tmp_path / "cold"
-    settings = config(database=database, redis_url=url, cold=cold, dictionaries={"enabled": False}, **sections)
-    async with product(settings) as shop:
-        yield shop
+@pytest.fixture
+async def server(own_redis: Any) -> RedisServer:
+    """What loses its past."""
+    return await own_redis()
+
+
+@pytest.fixture
+def places(places: Places, server: RedisServer) -> Places:
+    return {**places, "redis_url": server.url}
+
+
+def opened(places: Places, **sections: Any) -> AbstractAsyncContextManager[Product]:
+    return product(config(**places, dictionaries={"enabled": False}, **sections))
 
 
 async def saved(shop: Product, snapshots: Sequence[SagaSnapshot]) -> None:
@@ -123,15 +129,14 @@ class Past:
 
 @pytest.mark.parametrize("lose", [rolled_back, emptied, replaced, kept])
 async def test_redis_that_lost_its_past_changes_no_answer(
-    own_redis: Any, database: str, tmp_path: Path, lose: Callable[[RedisServer], Any]
+    server: RedisServer, places: Places, lose: Callable[[RedisServer], Any]
 ) -> None:
     """In the process that was there, in a new one, after `reconcile`, and after all of it was packed.
 
     What lost nothing as far as it tells is a warning, else it is an error.
     """
-    server = await own_redis()
     past = Past()
-    async with opened(server.url, database, tmp_path) as shop:
+    async with opened(places) as shop:
         await past.happen(shop, server)
         await past.is_right(shop)
         assert (await shop.runtime.catalog.hot_tier.state()).trusted
@@ -143,7 +148,7 @@ async def test_redis_that_lost_its_past_changes_no_answer(
         state = await shop.runtime.catalog.hot_tier.state()
         assert not state.trusted
         assert state.changes == 2
-        async with opened(server.url, database, tmp_path) as other:
+        async with opened(places) as other:
             other.clock.advance(shop.clock.now() - NOW)
             await past.is_right(other)
 
@@ -198,12 +203,11 @@ async def names_what_is_lost(shop: Product, one: Sequence[SagaSnapshot], kept: i
 
 @pytest.mark.parametrize(("lose", "left"), [(rolled_back, 2), (emptied, 0), (replaced, 0)])
 async def test_what_redis_alone_had_and_lost_is_counted_and_told(
-    own_redis: Any, database: str, tmp_path: Path, lose: Callable[[RedisServer], Any], left: int
+    server: RedisServer, places: Places, lose: Callable[[RedisServer], Any], left: int
 ) -> None:
     """At once, in other processes, once Redis is trusted again, and until somebody accepts it; health is degraded."""
-    server = await own_redis()
     one, gone, other = (saga(number, begun=NOW, saga_name=HOT) for number in (1, 2, 3))
-    async with opened(server.url, database, tmp_path) as shop:
+    async with opened(places) as shop:
         await saved(shop, (*one[:2], *gone[:2]))
         await redis_do(server.url, "SAVE")
         await saved(shop, one[2:4])
@@ -212,7 +216,7 @@ async def test_what_redis_alone_had_and_lost_is_counted_and_told(
         await lose(server)
         await names_what_is_lost(shop, one[:4], left)
         assert await shop.storage.get_snapshot(gone[1].snapshot_id) is None
-        async with opened(server.url, database, tmp_path) as elsewhere:
+        async with opened(places) as elsewhere:
             elsewhere.clock.advance(shop.clock.now() - NOW)
             await names_what_is_lost(elsewhere, one[:4], left)
 
@@ -240,13 +244,12 @@ async def test_what_redis_alone_had_and_lost_is_counted_and_told(
 
 
 async def test_loss_of_a_save_made_while_its_pack_was_being_filled_is_told(
-    own_redis: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pack has the save before it: never the answer, neither at once nor once Redis is trusted again."""
-    server = await own_redis()
     policies = [{"name": "fast", "durability": "hot", "move": [{"to": "STANDARD_IA", "after": "7d"}]}]
     one = saga(1, begun=NOW, saga_name=HOT)
-    async with opened(server.url, database, tmp_path, policies=policies) as shop:
+    async with opened(places, policies=policies) as shop:
         await saved(shop, one)
         shop.clock.advance(8 * DAY)
         newer = replace(one[0], context={"version": 2})
@@ -271,11 +274,11 @@ async def test_loss_of_a_save_made_while_its_pack_was_being_filled_is_told(
         assert (await shop.runtime.catalog.hot_tier.state()).lost == 1
 
 
-async def test_notes_of_what_redis_alone_has_go_with_it(redis_url: str, database: str, tmp_path: Path) -> None:
+async def test_notes_of_what_redis_alone_has_go_with_it(places: Places) -> None:
     """Packed, deleted, forgotten and expired ones are not Redis' alone any more, and never called lost."""
     policies = [{"name": "fast", "durability": "hot", "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "90d"}]
     packed, deleted, forgotten, late = (saga(number, begun=NOW, saga_name=HOT) for number in range(1, 5))
-    async with opened(redis_url, database, tmp_path, policies=policies) as shop:
+    async with opened(places, policies=policies) as shop:
         await saved(shop, (*packed, *deleted, *forgotten))
         await told(shop)
         count = "SELECT count(*) FROM sagaz_tiering.hot_saves"
@@ -295,20 +298,19 @@ async def test_notes_of_what_redis_alone_has_go_with_it(redis_url: str, database
 
 @pytest.mark.parametrize("adopted", ["", "before it was met", "after it was met"])
 async def test_redis_that_was_away_for_longer_than_deletions_are_remembered_is_set_aside(
-    own_redis: Any, database: str, tmp_path: Path, adopted: str
+    server: RedisServer, places: Places, adopted: str
 ) -> None:
     """What only it has stays readable under another prefix, and nowhere else; what PostgreSQL knows of is there.
 
     Also where PostgreSQL was put back from a dump too, and the catalog adopted.
     """
-    server = await own_redis()
     policies = [
         {"name": "fast", "match": {"saga_name": "fast-*"}, "durability": "hot"},
         {"name": "rest", "match": {}, "retain": "forever"},
     ]
     names = (DURABLE, HOT, DURABLE, HOT)
     durable, noted, deleted, late = (saga(at, begun=NOW, saga_name=name) for at, name in enumerate(names))
-    async with opened(server.url, database, tmp_path, policies=policies) as shop:
+    async with opened(places, policies=policies) as shop:
         await saved(shop, (*durable[:2], *noted[:2], *deleted[:2]))
         await told(shop)
         await redis_do(server.url, "SAVE")
@@ -337,17 +339,16 @@ async def test_redis_that_was_away_for_longer_than_deletions_are_remembered_is_s
 
 @pytest.mark.parametrize("first", ["believed", "reconciled"])
 async def test_redis_from_before_it_was_first_met_brings_nothing_back(
-    own_redis: Any, database: str, tmp_path: Path, first: str
+    server: RedisServer, places: Places, first: str
 ) -> None:
     """A file without a mark of the catalog: what may have been deleted longer ago than is remembered goes aside.
 
     What is younger than that stays, and what the first reconciliation noted; all of it where no Redis was whole before,
     since the catalog is what is new then.
     """
-    server = await own_redis()
     policies = [{"name": "fast", "match": {}, "durability": "hot"}]
     old, deleted, young, late = (saga(at, begun=NOW, saga_name=HOT) for at in range(4))
-    async with opened(server.url, database, tmp_path, policies=policies) as shop:
+    async with opened(places, policies=policies) as shop:
         await saved(shop, (*old[:2], *deleted[:2]))
         shop.clock.advance(80 * DAY)
         await saved(shop, young[:2])
@@ -380,17 +381,17 @@ async def test_redis_from_before_it_was_first_met_brings_nothing_back(
 
 
 async def test_save_that_redis_took_and_forgot_before_postgresql_had_it(
-    redis_url: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is emptied in between, and reconciled without that save: the save is there when it is acknowledged."""
     one = saga(1, begun=NOW, saga_name=DURABLE)
-    async with opened(redis_url, database, tmp_path) as shop, opened(redis_url, database, tmp_path) as other:
+    async with opened(places) as shop, opened(places) as other:
         await saved(shop, one[:1])
         durable = shop.runtime.catalog.durable
         real = durable.put
 
         async def emptied_before(*args: Any, **changes: Any) -> Any:
-            await redis_do(redis_url, "FLUSHALL")
+            await redis_do(places["redis_url"], "FLUSHALL")
             assert (await other.run("reconcile")).counts["put_back"] == 1
             return await real(*args, **changes)
 
@@ -402,12 +403,11 @@ async def test_save_that_redis_took_and_forgot_before_postgresql_had_it(
 
 
 async def test_reconciliation_that_ends_halfway_is_begun_again(
-    own_redis: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers are right meanwhile; Redis is not trusted before all of it is done, whoever does it."""
-    server = await own_redis()
     past = Past()
-    async with opened(server.url, database, tmp_path) as shop, opened(server.url, database, tmp_path) as other:
+    async with opened(places) as shop, opened(places) as other:
         await past.happen(shop, server)
         other.clock.advance(shop.clock.now() - NOW)
         await rolled_back(server)
@@ -438,12 +438,11 @@ SAFE: list[dict[str, Any]] = [{**LOSING[0], "durability": "durable"}]
 
 
 async def test_redis_that_went_back_to_before_its_reconciliation_brings_nothing_back(
-    own_redis: Any, database: str, tmp_path: Path
+    server: RedisServer, places: Places
 ) -> None:
     """It wrote its file after it had gone back and before that was put right: it was not whole then."""
-    server = await own_redis()
     one = saga(1, begun=NOW, saga_name=DURABLE)
-    async with opened(server.url, database, tmp_path) as shop:
+    async with opened(places) as shop:
         await saved(shop, one[:2])
         await redis_do(server.url, "SAVE")
         assert await shop.storage.delete_snapshot(one[1].snapshot_id)
@@ -459,16 +458,13 @@ async def test_redis_that_went_back_to_before_its_reconciliation_brings_nothing_
         assert await shop.storage.get_snapshot(one[1].snapshot_id) is None
 
 
-async def test_older_durable_save_of_what_redis_lost_is_no_answer(
-    own_redis: Any, database: str, tmp_path: Path
-) -> None:
+async def test_older_durable_save_of_what_redis_lost_is_no_answer(server: RedisServer, places: Places) -> None:
     """Neither before Redis is trusted again nor after, nor once that older save is in a pack."""
-    server = await own_redis()
     one = saga(1, begun=NOW, saga_name=HOT)
     newer = replace(one[1], context={"version": 2})
-    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+    async with opened(places, policies=SAFE) as shop:
         await saved(shop, one[:2])
-    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+    async with opened(places, policies=LOSING) as shop:
         shop.clock.advance(timedelta(hours=1))
         await saved(shop, [newer])
         await told(shop)
@@ -484,25 +480,19 @@ async def test_older_durable_save_of_what_redis_lost_is_no_answer(
     ("lose", "told_as"), [(killed, HotTierUnavailable), (emptied, SnapshotLost), (rolled_back, SnapshotLost)]
 )
 async def test_save_that_redis_lost_within_a_read_is_not_answered_by_an_older_one(
-    own_redis: Any,
-    database: str,
-    tmp_path: Path,
-    lose: Callable[[RedisServer], Any],
-    told_as: type[Exception],
-    is_packed: bool,
+    server: RedisServer, places: Places, lose: Callable[[RedisServer], Any], told_as: type[Exception], is_packed: bool
 ) -> None:
     """Redis named it, and has it no more, or cannot be asked, when its value is fetched: nor is it left out."""
-    server = await own_redis()
     one = saga(1, begun=NOW, saga_name=HOT)
     newer = replace(one[1], context={"version": 2})
-    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+    async with opened(places, policies=SAFE) as shop:
         await saved(shop, one[:2])
         await redis_do(server.url, "SAVE")
         if is_packed:
             shop.clock.advance(8 * DAY)
             assert (await shop.run("age")).counts["archived"] == 2
         now = shop.clock.now()
-    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+    async with opened(places, policies=LOSING) as shop:
         shop.clock.advance(now - shop.clock.now())
         await saved(shop, [newer])
         reader = shop.storage._reader
@@ -516,13 +506,12 @@ async def test_save_that_redis_lost_within_a_read_is_not_answered_by_an_older_on
                 await shop.storage.get_latest_snapshot(newer.saga_id)
 
 
-async def test_read_meets_what_is_saved_and_deleted_meanwhile(own_redis: Any, database: str, tmp_path: Path) -> None:
+async def test_read_meets_what_is_saved_and_deleted_meanwhile(server: RedisServer, places: Places) -> None:
     """Nothing of it is lost: what was deleted, or is of another saga by now, is left out, a newer save is answered."""
-    server = await own_redis()
     one = saga(1, begun=NOW, saga_name=HOT)
-    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+    async with opened(places, policies=SAFE) as shop:
         await saved(shop, one[:3])
-    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+    async with opened(places, policies=LOSING) as shop:
         shop.clock.advance(timedelta(hours=1))
         await saved(shop, [replace(each, context={"version": 2}) for each in one[:3]])
         await told(shop)
@@ -540,14 +529,13 @@ async def test_read_meets_what_is_saved_and_deleted_meanwhile(own_redis: Any, da
 
 
 async def test_save_that_redis_lost_within_a_read_before_anybody_knew_leaves_the_one_before(
-    own_redis: Any, database: str, tmp_path: Path
+    server: RedisServer, places: Places
 ) -> None:
     """Its process died before it had told of it, so that nobody can say that anything is lost."""
-    server = await own_redis()
     one = saga(1, begun=NOW, saga_name=HOT)
-    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+    async with opened(places, policies=SAFE) as shop:
         await saved(shop, one[:1])
-    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+    async with opened(places, policies=LOSING) as shop:
         shop.clock.advance(timedelta(hours=1))
         notes, reader = shop.storage._notes, shop.storage._reader
         notes._telling = asyncio.create_task(asyncio.sleep(0))  # so that nothing is told by itself
@@ -563,15 +551,12 @@ async def test_save_that_redis_lost_within_a_read_before_anybody_knew_leaves_the
         assert await shop.storage.list_snapshots(one[0].saga_id) == [one[0]]
 
 
-async def test_older_durable_save_is_the_answer_once_the_loss_is_accepted(
-    own_redis: Any, database: str, tmp_path: Path
-) -> None:
+async def test_older_durable_save_is_the_answer_once_the_loss_is_accepted(server: RedisServer, places: Places) -> None:
     """To every query alike: what Redis alone had took its place there, and left none."""
-    server = await own_redis()
     one = saga(1, begun=NOW, saga_name=HOT)
-    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+    async with opened(places, policies=SAFE) as shop:
         await saved(shop, one[:2])
-    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+    async with opened(places, policies=LOSING) as shop:
         shop.clock.advance(timedelta(hours=1))
         await saved(shop, [replace(one[1], context={"version": 2})])
         await told(shop)
@@ -586,17 +571,16 @@ async def test_older_durable_save_is_the_answer_once_the_loss_is_accepted(
 
 
 async def test_what_is_lost_and_would_have_expired_or_was_saved_anew_is_not_missed(
-    own_redis: Any, database: str, tmp_path: Path
+    server: RedisServer, places: Places
 ) -> None:
     """Reads answer without it from the instant on, it is not counted as lost any more, and `expire` ends its mark."""
-    server = await own_redis()
     one = saga(1, begun=NOW, saga_name=HOT)
-    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+    async with opened(places, policies=LOSING) as shop:
         await saved(shop, one[:2])
         await told(shop)
         await emptied(server)
         assert (await shop.run("reconcile")).counts["lost"] == 2
-    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+    async with opened(places, policies=SAFE) as shop:
         shop.clock.advance(timedelta(hours=1))
         await saved(shop, one[:1])
         assert (await shop.runtime.catalog.hot_tier.state()).lost == 1
@@ -611,15 +595,11 @@ async def test_what_is_lost_and_would_have_expired_or_was_saved_anew_is_not_miss
 
 
 async def test_loss_of_a_save_that_was_told_after_the_reconciliation_is_found(
-    own_redis: Any, database: str, tmp_path: Path
+    server: RedisServer, places: Places
 ) -> None:
     """Its process was cut off from PostgreSQL, or stood still, while Redis lost its past and was reconciled."""
-    server = await own_redis()
     one = saga(1, begun=NOW, saga_name=HOT)
-    async with (
-        opened(server.url, database, tmp_path, policies=LOSING) as shop,
-        opened(server.url, database, tmp_path, policies=LOSING) as other,
-    ):
+    async with opened(places, policies=LOSING) as shop, opened(places, policies=LOSING) as other:
         await saved(shop, one[:1])
         await told(shop)
         await saved(shop, one[1:2])
@@ -638,26 +618,26 @@ async def test_loss_of_a_save_that_was_told_after_the_reconciliation_is_found(
 
 @pytest.mark.parametrize("name", [DURABLE, HOT])
 async def test_redis_that_went_back_to_before_other_policies_moves_by_those_of_today(
-    own_redis: Any, database: str, tmp_path: Path, name: str
+    server: RedisServer, places: Places, name: str
 ) -> None:
     """When a saga is due was noted by the policies of then; a dry run of `age` knows that too."""
-    server, one = await own_redis(), saga(1, begun=NOW, saga_name=name)[:2]
+    one = saga(1, begun=NOW, saga_name=name)[:2]
     durability = "hot" if name == HOT else "durable"
 
     def policies(after: str) -> dict[str, Any]:
         move = [{"to": "STANDARD_IA", "after": after}]
         return {"policies": [{"name": "all", "match": {}, "move": move, "durability": durability, "linger": "0s"}]}
 
-    async with opened(server.url, database, tmp_path, **policies("90d")) as shop:
+    async with opened(places, **policies("90d")) as shop:
         await shop.run("age")  # whose policies are in force then
         await saved(shop, one)
         await told(shop)
         await redis_do(server.url, "SAVE")
-    async with opened(server.url, database, tmp_path, **policies("7d")) as shop:
+    async with opened(places, **policies("7d")) as shop:
         shop.clock.advance(DAY)
         assert "snapshots" not in (await shop.run("age")).counts
     await rolled_back(server)
-    async with opened(server.url, database, tmp_path, **policies("7d")) as shop:
+    async with opened(places, **policies("7d")) as shop:
         shop.clock.advance(8 * DAY)
         dry, real = await shop.run("age", dry_run=True), await shop.run("age")
         assert dry.counts["snapshots"] == real.counts["snapshots"] == real.counts["archived"] == 2

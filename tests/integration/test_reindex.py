@@ -14,7 +14,7 @@ import pytest
 from support.attributes import ATTRIBUTES, ORDER_ID, columns, found_by, in_frames, order, saga
 from support.encrypted import POLICIES, aged, encrypted, key_file, save_all
 from support.servers import fresh_database
-from support.tiers import DAY, Product, product, rebuilt_from_bucket
+from support.tiers import DAY, Product, product, rebuilt_from_bucket, rule
 
 from sagaz_tiering.codec.value import attributed, read_header, read_meta
 from sagaz_tiering.config.model import TieringConfig
@@ -26,13 +26,7 @@ from sagaz_tiering.jobs.age.writes import AgeWrites
 from sagaz_tiering.operations.keys import export_keys, import_keys
 from sagaz_tiering.snapshot import SagaSnapshot
 
-FAST = {
-    "name": "fast",
-    "match": {"saga_name": "fast"},
-    "durability": "hot",
-    "move": [{"to": "STANDARD_IA", "after": "7d"}],
-    "retain": "forever",
-}
+FAST = rule("fast", "fast", {"STANDARD_IA": "7d"}, durability="hot", retain="forever")
 KEEP = [FAST, *({**policy, "retain": "forever"} for policy in POLICIES)]
 NAMES = ("order-a", "parcel", "fast")
 

@@ -20,7 +20,7 @@ from support.commands import cli
 from support.payload import snapshots
 from support.processes import redis_do, sql
 from support.snapshots import make, replay
-from support.tiers import DAY, NOW, Places, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product, rule
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import to_micros
@@ -31,18 +31,9 @@ from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "hot",
-        "match": {"saga_name": "fast-*"},
-        "durability": "hot",
-        "move": [{"to": "STANDARD_IA", "after": "7d"}],
-    },
-    {
-        "name": "frozen",
-        "match": {"saga_name": "frozen"},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
-    },
-    {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+    rule("hot", "fast-*", {"STANDARD_IA": "7d"}, durability="hot"),
+    rule("frozen", "frozen", {"STANDARD_IA": "7d", "GLACIER": "60d"}),
+    rule("rest", "*", {"STANDARD_IA": "7d"}),
 ]
 MANY = 1100
 """More than two pages of an index."""
@@ -52,11 +43,8 @@ class Crash(BaseException):
     """Stands for the end of the process at an exact point."""
 
 
-@pytest.fixture
-async def shop(places: Places):
-    """A product with a policy that acknowledges in Redis alone and one that waits for PostgreSQL."""
-    async with product(config(**places, policies=POLICIES)) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"policies": POLICIES}
+"""A product with a policy that acknowledges in Redis alone and one that waits for PostgreSQL."""
 
 
 async def saved(shop: Product, count: int, name: str, saga_id: UUID, *, start: int = 0) -> list[SagaSnapshot]:

@@ -58,10 +58,9 @@ async def frozen(shop: Product, sagas: int) -> list[SagaSnapshot]:
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
+async def shop(places: Places):
     """A product over a directory that keeps S3's law, with small packs."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    async with product(config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES)) as opened:
+    async with product(config(**places, **PACK, policies=POLICIES)) as opened:
         context = opened.runtime.job_context()
         counting: Any = Counting(opened.runtime.objects)
         context.objects = counting

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from support.outcomes import MONTH, MOVE, POLICIES, YEARS, opener, saga_rows, saved
 from support.snapshots import OTHER_SAGA, SAGA, make
-from support.tiers import DAY, NOW, Product, config, insistent, product
+from support.tiers import DAY, NOW, Places, Product, config, insistent, product
 
 from sagaz_tiering.config.policy import Policy
 from sagaz_tiering.errors import HotTierUnavailable, MassDelete
@@ -21,9 +21,9 @@ from sagaz_tiering.tiered import hot_notes
 
 
 @pytest.fixture
-def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
+def opened(places: Places) -> Any:
     """Opens the product with policies by outcome."""
-    return opener(database, redis_url, tmp_path)
+    return opener(places)
 
 
 async def expiries(shop: Product, saga_id: UUID = SAGA) -> set[datetime | None]:

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,7 @@ from sagaz.core.saga import Saga as ExecutedSaga
 from support.outcomes import MONTH, YEARS, opener, saga_rows, saved
 from support.payload import saga
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
-from support.tiers import DAY, NOW, Product
+from support.tiers import DAY, NOW, Places, Product
 
 from sagaz_tiering import ReplayConfig, SnapshotStrategy, capture, saga_uuid
 from sagaz_tiering.clock import to_micros
@@ -25,9 +24,9 @@ from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
 
 @pytest.fixture
-def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
+def opened(places: Places) -> Any:
     """Opens the product with policies by outcome."""
-    return opener(database, redis_url, tmp_path)
+    return opener(places)
 
 
 async def expiries(shop: Product, saga_id: UUID = SAGA) -> set[datetime | None]:

@@ -12,7 +12,7 @@ import pytest
 from support.commands import cli
 from support.payload import snapshots
 from support.servers import fresh_database
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Places, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.catalog.mark import parse
@@ -29,12 +29,8 @@ POLICIES: list[dict[str, Any]] = [{"name": "all", "match": {}, "move": [{"to": "
 PACK = {"pack": {"target": "16KiB", "max_frame": "16KiB"}}
 
 
-@pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path):
-    """A product with many small packs in a directory."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    async with product(config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES)) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {**PACK, "policies": POLICIES}
+"""A product with many small packs in a directory."""
 
 
 async def aged(shop: Product, sagas: int = 24) -> list[SagaSnapshot]:
@@ -116,16 +112,9 @@ async def test_damage_after_a_look_is_named_by_a_read_and_by_a_look_at_all(shop:
     assert list(await quarantined(shop)) == [name]
 
 
-async def test_packs_beyond_the_budget_of_a_scrub_are_counted(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_packs_beyond_the_budget_of_a_scrub_are_counted(places: Places) -> None:
     """They are left to later runs, and a dry run says how many too."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
-    settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=cold,
-        policies=POLICIES,
-        jobs={"scrub_requests": 9, "scrub_bytes": 1},
-    )
+    settings = config(**places, **PACK, policies=POLICIES, jobs={"scrub_requests": 9, "scrub_bytes": 1})
     async with product(settings) as shop:
         await aged(shop)
         packs = len(await shop.object_keys())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from support.commands import cli
 from support.payload import snapshots
 from support.prometheus import needs_promtool, run_promtool
-from support.tiers import DAY, Places, Product, config, product
+from support.tiers import DAY, Places, Product, rule
 from support.yaml_config import write_config
 
 from sagaz_tiering import metrics
@@ -20,21 +19,11 @@ from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.operations.status import history, note_hour, take_stock
 
-POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "all",
-        "match": {},
-        "move": [{"to": "STANDARD_IA", "after": "1d"}, {"to": "GLACIER", "after": "40d"}],
-        "even_if_costlier": True,
-    }
-]
+POLICIES: list[dict[str, Any]] = [rule("all", "*", {"STANDARD_IA": "1d", "GLACIER": "40d"}, even_if_costlier=True)]
 
 
-@pytest.fixture
-async def shop(places: Places) -> AsyncIterator[Product]:
-    """One policy over a directory."""
-    async with product(config(**places, policies=POLICIES)) as opened:
-        yield opened
+SECTIONS: dict[str, Any] = {"policies": POLICIES}
+"""One policy over a directory."""
 
 
 async def save(shop: Product, count: int, start: int = 0) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 from support.payload import snapshots
-from support.tiers import config
+from support.tiers import Places, config
 
 from sagaz_tiering import metrics
 from sagaz_tiering.app import workers
@@ -48,11 +48,10 @@ def claim_ttl() -> str:
 
 
 @pytest.fixture
-def settings(database: str, redis_url: str, tmp_path: Path, claim_ttl: str) -> TieringConfig:
+def settings(places: Places, claim_ttl: str) -> TieringConfig:
     """Two processes, packs of a few sagas."""
-    cold = {"url": f"file://{tmp_path / 'cold'}", "pack": {"target": 8 * 1024, "max_frame": 8 * 1024}}
     jobs = {"processes": 2, "batch_sagas": 2, "claim_ttl": claim_ttl, "lease_ttl": "5s"}
-    return config(database=database, redis_url=redis_url, cold=cold, jobs=jobs)
+    return config(**places, pack={"target": 8 * 1024, "max_frame": 8 * 1024}, jobs=jobs)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 DEADLINE_S = 300.0
-POLL_S = 0.02
+POLL_S = 0.05
 
 
 class DaemonProcess:
@@ -98,7 +98,7 @@ class DaemonProcess:
             running = f'sagaz_tiering_job_running{{job="{job}"}} 1.0' in (await self.get("/metrics"))[1]
             seen = seen + 1 if running else 0
             assert time.monotonic() < until, f"{job} is not under way:\n{self._log.read_text()}"
-            await asyncio.sleep(POLL_S * 5)
+            await asyncio.sleep(POLL_S * 2)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

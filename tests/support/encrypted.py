@@ -15,16 +15,11 @@ from sagaz_tiering.keys.key_file import generate
 from sagaz_tiering.packs.entries import FrameEntry
 from sagaz_tiering.packs.format import locate_footer, parse_footer
 from sagaz_tiering.snapshot import SagaSnapshot
-from support.tiers import DAY, Product, config
+from support.tiers import DAY, Places, Product, config, rule
 
 POLICIES: list[dict[str, Any]] = [
-    {
-        "name": "secret",
-        "match": {"saga_name": ["order-*", "secret"]},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
-        "encryption": "per-saga",
-    },
-    {"name": "open", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+    rule("secret", ["order-*", "secret"], {"STANDARD_IA": "7d", "GLACIER": "60d"}, encryption="per-saga"),
+    rule("open", "*", {"STANDARD_IA": "7d"}),
 ]
 
 
@@ -35,11 +30,10 @@ def key_file(folder: Path, name: str = "first") -> Path:
     return path
 
 
-def encrypted(database: str, redis_url: str, folder: Path, **sections: Any) -> TieringConfig:
-    """A configuration over a directory, by default with the key file of `key_file(folder)`."""
-    sections = {"policies": POLICIES, "encryption": {"key_file": folder / "master.keys"}, **sections}
-    cold = sections.pop("cold", {"url": f"file://{folder / 'cold'}", "pack": sections.pop("pack", {})})
-    return config(database=database, redis_url=redis_url, cold=cold, **sections)
+def encrypted(places: Places, **sections: Any) -> TieringConfig:
+    """A configuration over a directory, by default with the key file of `key_file` beside it."""
+    key = {"key_file": Path(places["cold"]).with_name("master.keys")}
+    return config(**{**places, "policies": POLICIES, "encryption": key, **sections})
 
 
 async def save_all(shop: Product, snapshots: Sequence[SagaSnapshot]) -> None:

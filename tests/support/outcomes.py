@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.snapshot import SagaSnapshot
 from support.snapshots import SAGA, make
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Places, Product, config, product
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 YEARS, MONTH = 2555 * DAY, 30 * DAY
@@ -21,7 +20,7 @@ POLICIES: Sequence[dict[str, Any]] = (
 )
 
 
-def opener(database: str, redis_url: str, tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Product]]:
+def opener(places: Places) -> Callable[..., AbstractAsyncContextManager[Product]]:
     """What opens the product with these policies behind others, all of a durability."""
 
     @asynccontextmanager
@@ -29,8 +28,7 @@ def opener(database: str, redis_url: str, tmp_path: Path) -> Callable[..., Abstr
         durability: str = "durable", *, now: datetime = NOW, policies: Sequence[dict[str, Any]] = (), **policy: Any
     ) -> AsyncIterator[Product]:
         given = [{**each, "durability": durability, **policy} for each in (*policies, *POLICIES)]
-        settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=given)
-        async with product(settings, now=now) as shop:
+        async with product(config(**places, policies=given), now=now) as shop:
             yield shop
 
     return open_product

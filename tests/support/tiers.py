@@ -26,20 +26,19 @@ DAY = timedelta(days=1)
 Places = dict[str, Any]
 """Where a product has its data: arguments of `config`, and of `yaml_config.write_config`."""
 
+
+def rule(
+    name: str, saga_name: str | list[str] = "*", move: dict[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
+    """A policy for sagas of this name, or for all; `move`: after how long to which class."""
+    moves = [{"to": to, "after": when} for to, when in (move or {}).items()]
+    return {"name": name, "match": {} if saga_name == "*" else {"saga_name": saga_name}, "move": moves, **more}
+
+
 DEFAULT_POLICIES: Sequence[dict[str, Any]] = (
-    {
-        "name": "payments",
-        "match": {"saga_name": "payment-*"},
-        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "90d"}],
-        "retain": "400d",
-    },
-    {
-        "name": "fast",
-        "match": {"saga_name": "fast-*"},
-        "durability": "hot",
-        "move": [{"to": "STANDARD_IA", "after": "7d"}],
-    },
-    {"name": "default", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+    rule("payments", "payment-*", {"STANDARD_IA": "7d", "GLACIER": "90d"}, retain="400d"),
+    rule("fast", "fast-*", {"STANDARD_IA": "7d"}, durability="hot"),
+    rule("default", "*", {"STANDARD_IA": "7d"}),
 )
 
 
@@ -90,18 +89,24 @@ def insistent(policies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"even_if_costlier": True, **policy} for policy in policies]
 
 
+def cold_of(cold: str | Path | dict[str, Any], pack: dict[str, Any] | None) -> dict[str, Any]:
+    """The section of the cold tier."""
+    section = cold if isinstance(cold, dict) else {"url": f"file://{cold}"}
+    return section if pack is None else {**section, "pack": pack}
+
+
 def config(
     *,
     database: str,
     redis_url: str,
     cold: str | Path | dict[str, Any],
+    pack: dict[str, Any] | None = None,
     policies: Sequence[dict[str, Any]] = DEFAULT_POLICIES,
     **sections: Any,
 ) -> TieringConfig:
-    """A configuration; `cold` is a directory or the whole section."""
-    section = cold if isinstance(cold, dict) else {"url": f"file://{cold}"}
+    """A configuration; `cold` is a directory or the whole section, `pack` what this has of packs."""
     return TieringConfig(
-        tiers={"hot": {"url": redis_url}, "cold": section},
+        tiers={"hot": {"url": redis_url}, "cold": cold_of(cold, pack)},
         catalog={"url": database},
         policies=insistent(policies),
         **sections,
