@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -44,18 +43,17 @@ async def swap(calls: S3Calls, upload: Upload, etag: str) -> None:
     On a store without `If-Match`, or one that compares it with something else, the last look decides.
     """
     try:
-        await send(calls, upload, {"IfMatch": etag})
+        await send(calls, upload, IfMatch=etag)
     except ObjectStoreError as exc:
         if not isinstance(exc, ObjectExists) and error_code(exc) != "NotImplemented":
             raise
         if (await calls.ask("HeadObject", key=upload.key)).get("ETag", "") != etag:
-            raise ObjectExists(
-                f"PutObject of {upload.key}: it was replaced meanwhile; nothing was overwritten"
-            ) from exc
+            said = f"PutObject of {upload.key}: it was replaced meanwhile; nothing was overwritten"
+            raise ObjectExists(said) from exc
         await send(calls, upload)
 
 
-async def send(calls: S3Calls, upload: Upload, condition: dict[str, Any] | None = None) -> None:
+async def send(calls: S3Calls, upload: Upload, **condition: Any) -> None:
     """Store it, all or nothing; of a fresh one see `ObjectStore.put`.
 
     Each call marks its object with a token of its own: a request whose answer was lost is sent again (by us, and by
@@ -74,7 +72,10 @@ async def send(calls: S3Calls, upload: Upload, condition: dict[str, Any] | None 
         if in_parts:
             await _in_parts(calls, upload, arguments)
         else:
-            await _at_once(calls, upload, arguments | (condition or {}))
+            checksum = _checksum(upload.sha256) if calls.options.sends_checksums else {}
+            await _conditionally(
+                calls, upload, "PutObject", body=upload.data, **arguments, **checksum, **(condition or {})
+            )
     except (ObjectExists, ObjectNotFound) as exc:  # not found: an upload that a lost answer had completed
         if await _token_of(calls, upload.key) == token:
             return
@@ -84,15 +85,6 @@ async def send(calls: S3Calls, upload: Upload, condition: dict[str, Any] | None 
                 hint="something else changes that key, or ends uploads that are under way: try again",
             ) from exc
         raise
-
-
-async def _at_once(calls: S3Calls, upload: Upload, arguments: dict[str, Any]) -> None:
-    checksum = _checksum(upload.sha256) if calls.options.sends_checksums else {}
-
-    async def send(condition: dict[str, Any]) -> None:
-        await calls.ask("PutObject", key=upload.key, body=upload.data, **arguments, **checksum, **condition)
-
-    await _conditionally(calls, upload, send)
 
 
 async def _in_parts(calls: S3Calls, upload: Upload, arguments: dict[str, Any]) -> None:
@@ -111,12 +103,8 @@ async def _in_parts(calls: S3Calls, upload: Upload, arguments: dict[str, Any]) -
             await _send_part(calls, key, upload_id, number, upload.data[offset : offset + size])
             for number, offset in enumerate(range(0, len(upload.data), size), start=1)
         ]
-
-        async def complete(condition: dict[str, Any]) -> None:
-            whole = {"Parts": parts}
-            await calls.ask("CompleteMultipartUpload", key=key, UploadId=upload_id, MultipartUpload=whole, **condition)
-
-        await _conditionally(calls, upload, complete)
+        whole = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
+        await _conditionally(calls, upload, "CompleteMultipartUpload", **whole)
         completed = True
     finally:
         if not completed:
@@ -133,22 +121,24 @@ async def _send_part(calls: S3Calls, key: str, upload_id: str, number: int, data
     return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
 
-async def _conditionally(calls: S3Calls, upload: Upload, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-    """Send a fresh key with `If-None-Match: *`, or on a store without it after a look whether the key is free."""
+async def _conditionally(calls: S3Calls, upload: Upload, operation: str, **arguments: Any) -> None:
+    """Ask for a fresh key with `If-None-Match: *`, or on a store without it after a look whether the key is free."""
+    ask = partial(calls.ask, operation, key=upload.key, **arguments)
     if not upload.fresh:
-        return await send({})
+        await ask()
+        return
     if calls.takes_conditions:
         try:
-            return await send({"IfNoneMatch": "*"})
+            await ask(IfNoneMatch="*")
+            return
         except ObjectStoreError as exc:
             if error_code(exc) != "NotImplemented":
                 raise
     # Two writers could still pass the look together; fresh keys make that a theoretical case.
     if await _token_of(calls, upload.key) is not None:
         raise ObjectExists(f"PutObject of {upload.key}: the key is taken; nothing was overwritten")
-    await send({})
+    await ask()
     calls.takes_conditions = False
-    return None
 
 
 async def _token_of(calls: S3Calls, key: str) -> str | None:

@@ -7,7 +7,7 @@ saga or the time changed, the record tells that the old entry is not its own, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any
@@ -58,8 +58,8 @@ async def of_saga(store: S3RecordStore, saga_id: UUID, limit: int, gaps: Gaps) -
     keys = _keys(store, s3_keys.replayed_prefix(saga_id), s3_keys.parse_replayed, first_page=limit + 1)
     async with aclosing(keys):
         while batch := await take(keys, min(max(0, limit - len(found) - len(gaps)), _AT_ONCE)):
-            read = await _read(store, [replay_id for _, replay_id in batch])
-            for (key, replay_id), (_, record) in zip(batch, read, strict=True):
+            read = await together(*(_tried(store, replay_id) for _, replay_id in batch))
+            for (key, _), (replay_id, record) in zip(batch, read, strict=True):
                 if not isinstance(record, dict) or _entry_key(record) == key:
                     found += gaps.readable([(replay_id, record)])
     return found
@@ -71,21 +71,16 @@ async def ascending(
     """Every record by id, or why it cannot be read."""
     start = "" if after is None else s3_keys.replay_key(after)
     async for batch in batches(_keys(store, s3_keys.REPLAYS, s3_keys.parse_replay, start_after=start), _AT_ONCE):
-        for replay_id, record in await _read(store, [replay_id for _, replay_id in batch]):
+        for replay_id, record in await together(*(_tried(store, replay_id) for _, replay_id in batch)):
             if record is not None:
                 yield replay_id, record
 
 
-async def _read(
-    store: S3RecordStore, replay_ids: Sequence[UUID]
-) -> list[tuple[UUID, ReplayRecord | CorruptRecord | None]]:
-    async def read(replay_id: UUID) -> tuple[UUID, ReplayRecord | CorruptRecord | None]:
-        try:
-            return replay_id, await get(store, replay_id)
-        except CorruptRecord as exc:
-            return replay_id, exc
-
-    return await together(*(read(replay_id) for replay_id in replay_ids))
+async def _tried(store: S3RecordStore, replay_id: UUID) -> tuple[UUID, ReplayRecord | CorruptRecord | None]:
+    try:
+        return replay_id, await get(store, replay_id)
+    except CorruptRecord as exc:
+        return replay_id, exc
 
 
 async def _keys(
