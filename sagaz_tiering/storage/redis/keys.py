@@ -30,6 +30,7 @@ from uuid import UUID
 from zlib import crc32
 
 from sagaz_tiering.codec.value import text_bytes
+from sagaz_tiering.snapshot import SnapshotMeta
 
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 PLACE_BYTES = 34
@@ -115,10 +116,10 @@ def step_tag(step_name: str) -> str:
     return blake2b(text_bytes(step_name), digest_size=8).hexdigest()
 
 
-def facts(*, step_index: int, step_name: str, nonce: str, size: int, expires_us: int | None) -> str:
+def facts(meta: SnapshotMeta, *, nonce: str, size: int, expires_us: int | None) -> str:
     """What is noted about a snapshot."""
     expires = "" if expires_us is None else expires_us
-    return f"{step_as_member(step_index)},{step_tag(step_name)},{nonce},{size},{expires},"
+    return f"{step_as_member(meta.step_index)},{step_tag(meta.step_name)},{nonce},{size},{expires},"
 
 
 def nonce_of(facts_text: bytes) -> str:

@@ -134,17 +134,9 @@ class SingleServerStore:
         hash is the same).
         """
         place = SagaHome.of(saga_id)
-        args = [
-            self.keys.base(place.shard),
-            place.saga,
-            now_us,
-            "1" if newest_first else "0",
-            "+inf" if not_after_us is None else not_after_us,
-            *(("", "") if behind is None else behind),
-            "" if step_name is None else redis_keys.step_tag(step_name),
-            min(limit, PAGE),
-            _PAGE_BYTES,
-        ]
+        args = [self.keys.base(place.shard), place.saga, now_us, "1" if newest_first else "0"]
+        args += ["+inf" if not_after_us is None else not_after_us, *(behind or ("", ""))]
+        args += ["" if step_name is None else redis_keys.step_tag(step_name), min(limit, PAGE), _PAGE_BYTES]
         found = await self.run("page", [self.keys.index(place), self.keys.facts(place)], args)
         cursor = IndexCursor(found[0], found[1]) if found[0] else None
         return await self._settled(place, found[2:]), cursor
@@ -223,25 +215,9 @@ class SingleServerStore:
         self, entry: NewEntry, place: SagaHome, nonce: str, *, pointer: str = "", over_forward: bool = False
     ) -> list[Any]:
         meta = entry.meta
-        facts = redis_keys.facts(
-            step_index=meta.step_index,
-            step_name=meta.step_name,
-            nonce=nonce,
-            size=len(entry.value),
-            expires_us=entry.expires_us,
-        )
-        return [
-            self.keys.prefix,
-            *place,
-            meta.snapshot_id.hex,
-            entry.value,
-            meta.created_us,
-            facts,
-            entry.ttl_ms,
-            pointer,
-            meta.saved_us - _HOUSEKEEPING_US,
-            "1" if over_forward else "0",
-        ]
+        facts = redis_keys.facts(meta, nonce=nonce, size=len(entry.value), expires_us=entry.expires_us)
+        stored = [self.keys.prefix, *place, meta.snapshot_id.hex, entry.value, meta.created_us, facts, entry.ttl_ms]
+        return [*stored, pointer, meta.saved_us - _HOUSEKEEPING_US, "1" if over_forward else "0"]
 
     # What a Cluster does in another way.
 
