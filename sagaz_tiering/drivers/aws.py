@@ -43,13 +43,8 @@ _PAUSE_S: Final = 1.0
 
 _LATE: Final = (sdk.BotoCoreError, sdk.ClientError, aiohttp.ClientError, OSError, ValueError, KeyError, TypeError)
 _NO_LONGER: Final = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidToken",
-    "TokenRefreshRequired",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "UnrecognizedClientException",
+    *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"),
+    *("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"),
 }
 _MAYBE_NO_LONGER: Final = {"400", "401", "403"}
 """All that an answer to HEAD says."""

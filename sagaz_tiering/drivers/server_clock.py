@@ -70,11 +70,11 @@ uptime_s: Final[Callable[[], float]] = (
 """Seconds that only grow, also while the machine sleeps where that is known."""
 
 
-async def sampled(ask: Callable[[], Awaitable[datetime]]) -> ClockSample:
-    """What a server's clock says, asked for in one round trip."""
+async def sampled(ask: Callable[[], Awaitable[Any]], read: Callable[[Any], datetime] = lambda at: at) -> ClockSample:
+    """What a server's clock says, asked for in one round trip; `read` takes the time from the answer."""
     asked_s = uptime_s()
-    at = await ask()
-    return ClockSample(at, asked_s, uptime_s())
+    answer = await ask()
+    return ClockSample(read(answer), asked_s, uptime_s())
 
 
 class FixedClock:

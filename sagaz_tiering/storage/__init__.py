@@ -19,13 +19,9 @@ if TYPE_CHECKING:
     from sagaz_tiering.storage.s3.storage import S3SnapshotStorage
 
 _HOMES = {
-    "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem.storage",
-    "InMemorySnapshotStorage": "sagaz_tiering.storage.memory",
-    "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql.storage",
-    "S3SnapshotStorage": "sagaz_tiering.storage.s3.storage",
-    "RedisSnapshotStorage": "sagaz_tiering.storage.redis.storage",
-    "SnapshotSource": "sagaz_tiering.storage.base",
-    "SnapshotStorage": "sagaz_tiering.storage.base",
+    **dict.fromkeys(("SnapshotSource", "SnapshotStorage"), "base"),
+    "InMemorySnapshotStorage": "memory",
+    **{f"{kind}SnapshotStorage": f"{kind.lower()}.storage" for kind in ("Filesystem", "PostgreSQL", "Redis", "S3")},
 }
 
 __all__ = [
@@ -42,5 +38,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(_HOMES[name])
-    return getattr(module, name, module)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -126,11 +126,7 @@ class RedisClient:
     async def time(self) -> ClockSample:
         """What the server's clock says; connecting is not part of the round trip."""
         async with self.use() as client:
-
-            async def ask() -> datetime:
-                return time_of(await client.time())
-
-            return await sampled(ask)
+            return await sampled(client.time, time_of)
 
     def forget_idle(self) -> None:
         """End the connections that nobody uses: they may lead to a server that is gone, or another by now."""

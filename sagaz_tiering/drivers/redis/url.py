@@ -138,22 +138,15 @@ def _parse_many(parts: re.Match[str], shown: str) -> RedisAddress:
     hosts = tuple((str(one["host"]), int(str(one.get("port", _PORTS[kind])))) for one in found)
     options = {name: value for name, value in found[0].items() if name not in ("host", "port", "connection_class")}
     tls = found[0].get("connection_class") is SSLConnection
+    address = RedisAddress(kind="cluster", shown_url=shown, options=options, hosts=hosts, tls=tls)
     if kind == "cluster":
         if path.strip("/") not in ("", "0") or options.pop("db", 0):
             raise ValueError("a Cluster has only database 0")
-        return RedisAddress(kind="cluster", shown_url=shown, options=options, hosts=hosts, tls=tls)
+        return address
     service, _, database = path.strip("/").partition("/")
     if not service:
         raise ValueError("it does not name the primary (…/NAME)")
     if database:
         options["db"] = int(database)
     own = {name: str(options.pop(name)) for name in list(options) if name.startswith(SENTINEL_OPTION)}
-    return RedisAddress(
-        kind="sentinel",
-        shown_url=shown,
-        options=options,
-        hosts=hosts,
-        service=service,
-        tls=tls,
-        sentinel_options=typed_sentinel_options(own),
-    )
+    return replace(address, kind="sentinel", service=service, sentinel_options=typed_sentinel_options(own))

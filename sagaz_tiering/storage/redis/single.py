@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -97,11 +97,7 @@ class SingleServerStore:
 
     async def time(self) -> ClockSample:
         """What the server's clock says; on a Cluster one node's."""
-
-        async def ask() -> datetime:
-            return time_of(await self.run("time", [self.keys.totals(SHARDS[0])], []))
-
-        return await sampled(ask)
+        return await sampled(partial(self.run, "time", [self.keys.totals(SHARDS[0])], []), time_of)
 
     async def get(self, snapshot_id: UUID, now_us: int) -> bytes | None:
         """The value of a live snapshot. Raises CorruptRecord if it cannot be found for damage."""
