@@ -84,7 +84,7 @@ class HomeLoop(Generic[Owner]):
             return WrongEventLoop(f"the event loop of this {what} has ended, or is the parent process's", hint=hint)
         return WrongEventLoop(f"this {what} belongs to another event loop or thread", hint=hint)
 
-    async def close(self, end: Callable[[], Awaitable[None]]) -> None:
+    async def close(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have the connections closed by `end` where they belong; the next use decides anew where that is.
 
         Where the loop is gone there is nothing left to close, and it is no error. One that is held up is not waited
@@ -141,14 +141,11 @@ async def _until_loop_ends(home: ref[HomeLoop[Any]]) -> AsyncGenerator[None, Non
         raise
 
 
-async def _close_there(loop: AbstractEventLoop, end: Callable[[], Awaitable[None]]) -> None:
-    async def closing() -> None:
-        await end()
-
+async def _close_there(loop: AbstractEventLoop, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
     if not loop.is_running():
-        loop.call_soon_threadsafe(lambda: loop.create_task(closing()))
+        loop.call_soon_threadsafe(lambda: loop.create_task(end()))
         return
-    ended = asyncio.run_coroutine_threadsafe(closing(), loop)
+    ended = asyncio.run_coroutine_threadsafe(end(), loop)
     done, _ = await asyncio.wait((asyncio.wrap_future(ended),), timeout=FAREWELL_S)
     for each in done:
         if not each.cancelled() and isinstance(error := each.exception(), Exception):

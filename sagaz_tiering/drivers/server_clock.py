@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -112,7 +111,7 @@ class ServerClock:
         self._source = "host"
         self._told_source = ""
         self._offset_us: int | None = None
-        self._accepted: deque[_Measured] = deque(maxlen=_REMEMBERED)
+        self._accepted: list[_Measured] = []
         self._doubted: list[_Measured] = []
         self._agreed = 0
         self._was_sure = False
@@ -206,26 +205,18 @@ class ServerClock:
             self._source = "catalog"
             self._accept([new])
         elif self._agree(new, self._best()):
-            self._doubted.clear()
+            self._doubted = []
             self._accept([*self._accepted, new])
         else:
-            self._doubt(new)
-
-    def _doubt(self, new: _Measured) -> None:
-        if not self._doubted or not self._agree(new, self._doubted[-1]):
-            self._doubted.clear()
-        self._doubted.append(new)
-        self._agreed = 0
-        if len(self._doubted) >= AGREEING:
-            found = list(self._doubted)
-            self._doubted.clear()
-            self._accepted.clear()
-            self._accept(found)
-            self._agreed = len(found)
+            go_on = self._doubted and self._agree(new, self._doubted[-1])
+            self._doubted = [*self._doubted, new] if go_on else [new]
+            self._agreed = 0
+            if len(self._doubted) >= AGREEING:
+                self._accept(self._doubted)
+                self._agreed, self._doubted = AGREEING, []
 
     def _accept(self, measured: list[_Measured]) -> None:
-        self._accepted.clear()
-        self._accepted.extend(measured)
+        self._accepted = measured[-_REMEMBERED:]
         self._agreed += 1
         self._offset_us = self._best().offset_us
 
