@@ -90,15 +90,11 @@ async def dead_among(conn: Connection, frames: Frames, pack_id: int) -> set[UUID
 
 async def _note_late_frames(conn: Connection, frames: Frames, dead: set[UUID], pack_id: int) -> None:
     """Frames with bytes of what was deleted on the way; those whose key was destroyed with it hold nothing readable."""
-    late: dict[int, int] = {}
-    for number, frame in enumerate(frames):
-        saved = [meta.saved_us for meta, _, _ in frame.snapshots if meta.snapshot_id in dead]
-        if saved:
-            late[number] = min(saved)
-    there = await keys_there(conn, {key for number in late if (key := frames[number].key_uuid) is not None})
+    saved = ((frame, [m.saved_us for m, _, _ in frame.snapshots if m.snapshot_id in dead]) for frame in frames)
+    late = [(frame, min(times)) for frame, times in saved if times]
+    there = await keys_there(conn, {frame.key_uuid for frame, _ in late if frame.key_uuid is not None})
     oldest: dict[UUID, int] = {}
-    for number, saved_us in late.items():
-        frame = frames[number]
+    for frame, saved_us in late:
         if frame.key_uuid is None or frame.key_uuid in there:
             oldest[frame.saga_id] = min(saved_us, oldest.get(frame.saga_id, saved_us))
     if oldest:

@@ -62,6 +62,8 @@ class Pack(AttributedPack):
     class_since: datetime
 
 
+RULED = ("saga_name", "step_name", "status", "end_status", "end_attributes")
+"""What policies look at, as columns."""
 _Classes = Collection[StorageClass]
 _Dates = Mapping[UUID, int | None]
 
@@ -180,17 +182,11 @@ class Packs(Repository):
 
         Of attributes only the `ruling` ones.
         """
-        rows = await self._db.fetch(_SQL["names"], pack_id, list(ruling))
-        return {
-            (
-                from_column(row["saga_name"]),
-                from_column(row["step_name"]),
-                from_column(row["status"]),
-                outcome_of(from_column(row["end_status"])),
-                from_column(row["end_attributes"]),
-            )
-            for row in rows
-        }
+        found = set()
+        for row in await self._db.fetch(_SQL["names"], pack_id, list(ruling)):
+            saga_name, step_name, status, end, attributes = (from_column(row[name]) for name in RULED)
+            found.add((saga_name, step_name, status, outcome_of(end), attributes))
+        return found
 
     async def moved(self, pack_id: int, storage_class: StorageClass, lease: Lease, now: datetime) -> bool:
         """The object is in its new class now."""
@@ -290,10 +286,8 @@ class Packs(Repository):
 
 
 def _published(frames: Frames, left_out: Collection[UUID]) -> Iterator[tuple[SnapshotMeta, int | None]]:
-    for frame in frames:
-        for meta, expires_us, _ in frame.snapshots:
-            if meta.snapshot_id not in left_out:
-                yield meta, expires_us
+    snapshots = ((meta, expires_us) for frame in frames for meta, expires_us, _ in frame.snapshots)
+    return ((meta, expires_us) for meta, expires_us in snapshots if meta.snapshot_id not in left_out)
 
 
 async def _drop_nearer(conn: Connection, frames: Frames) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from sagaz_tiering.catalog.leases import Repository, columns, of_row
-from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.packs import RULED, Pack
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
 from sagaz_tiering.costs.economics import bucket_of
@@ -25,12 +25,11 @@ from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
 
 _SQL = load(__package__, "surveys")
-_NAMES = ("saga_name", "step_name", "status", "end_status", "end_attributes")
 EXACT_PACKS = 20_000
 """So many packs are looked at one by one; more are put together by day, expiry bucket and size."""
 EXACT_SNAPSHOTS = 200_000
 """So many snapshots of packs that have begun to expire are counted; of more, the share is estimated."""
-MOST_NAMES = 50_000
+MOSTRULED = 50_000
 """Distinct (saga, step, status) of the durable copies that are looked at."""
 _TOTALS = load(__package__, "totals")
 KEPT = timedelta(days=731)
@@ -68,7 +67,7 @@ class Surveys(Repository):
         by_rules = others and each and overview["live"] <= EXACT_SNAPSHOTS
         if by_rules:
             ruling = sorted({*policies.ruling_attributes, *in_force.ruling_attributes})
-            names = await self._db.fetch(_SQL["archived_names"], MOST_NAMES, ruling)
+            names = await self._db.fetch(_SQL["archived_names"], MOSTRULED, ruling)
             revisions = policies.retention_revision, in_force.retention_revision
             rules = _archived_rules(names, policies, in_force)
             counted = _by_pack(await self._db.fetch(_SQL["archived_by_rules"], now, *revisions, ruling, *rules))
@@ -100,10 +99,10 @@ class Surveys(Repository):
     async def durable(self, policies: PolicySet, now: datetime) -> tuple[list[Due], list[Expired], list[str]]:
         """Durable copies that are due or expired at `now` by these policies."""
         ruling = list(policies.ruling_attributes)
-        names = await self._db.fetch(_SQL["durable_names"], MOST_NAMES, ruling)
+        names = await self._db.fetch(_SQL["durable_names"], MOSTRULED, ruling)
         notes = []
-        if len(names) == MOST_NAMES:
-            notes.append(f"durable copies: only the {MOST_NAMES:,} most frequent names are looked at")
+        if len(names) == MOSTRULED:
+            notes.append(f"durable copies: only the {MOSTRULED:,} most frequent names are looked at")
         due, expired = [], []
         for row in await self._db.fetch(_SQL["durable_due"], now, ruling, *_rules(names, policies)):
             if row["expired"]:
@@ -145,7 +144,7 @@ def _by_pack(rows: Sequence[Any]) -> dict[int, dict[str, int]]:
 
 def _ruled(row: Any, policies: PolicySet) -> tuple[Policy, str]:
     """The policy of snapshots with these names, and how their sagas end."""
-    saga_name, step_name, status, end_status, attributes = (from_column(row[name]) for name in _NAMES)
+    saga_name, step_name, status, end_status, attributes = (from_column(row[name]) for name in RULED)
     outcome = outcome_of(end_status)
     return policies.policy_for(saga_name, step_name, status, outcome, attributes), outcome
 
@@ -153,7 +152,7 @@ def _ruled(row: Any, policies: PolicySet) -> tuple[Policy, str]:
 def _ageing(row: Any, policy: Policy, outcome: str) -> tuple[Any, ...]:
     """Names, outcome, seconds until the end by the policy, and from when they count."""
     retain = None if policy.lifetime is None else policy.lifetime.total_seconds()
-    return (*(row[name] for name in _NAMES), outcome, retain, policy.clock.value)
+    return (*(row[name] for name in RULED), outcome, retain, policy.clock.value)
 
 
 def _archived_rules(names: Sequence[Any], policies: PolicySet, in_force: PolicySet) -> list[list[Any]]:

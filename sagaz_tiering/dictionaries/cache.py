@@ -17,17 +17,9 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Final, Protocol
 
-from sagaz_tiering import metrics
+from sagaz_tiering import errors, metrics
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary
 from sagaz_tiering.drivers.process_loop import HomeLoop
-from sagaz_tiering.errors import (
-    ColdTierUnavailable,
-    CorruptData,
-    ObjectExists,
-    ObjectNotFound,
-    SagazTieringError,
-    TierUnavailable,
-)
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, ObjectStore
 from sagaz_tiering.storage_class import StorageClass
@@ -163,7 +155,7 @@ class Dictionaries(Mapping[bytes, Dictionary]):
         try:
             self._current = dict(await self._ask_registers())
             await self.need(*list(self._current.values())[:MOST_KEPT])
-        except SagazTieringError as exc:
+        except errors.SagazTieringError as exc:
             _log.warning("dictionaries.not_refreshed", error=str(exc), hint=exc.hint)
 
     async def freshen(self) -> None:
@@ -172,12 +164,12 @@ class Dictionaries(Mapping[bytes, Dictionary]):
             await self.refresh()
 
     async def _ask_registers(self) -> Mapping[str, bytes]:
-        failure: TierUnavailable | None = None
+        failure: errors.TierUnavailable | None = None
         for register in self._registers:
             try:
                 if found := await register.current():
                     return found
-            except TierUnavailable as exc:
+            except errors.TierUnavailable as exc:
                 failure = exc
         if failure is not None:
             raise failure
@@ -214,11 +206,11 @@ class Dictionaries(Mapping[bytes, Dictionary]):
     async def _load(self, dictionary_id: bytes) -> Dictionary | None:
         """From the first place that has it as it was written."""
         altered: list[str] = []
-        failure: TierUnavailable | None = None
+        failure: errors.TierUnavailable | None = None
         for source in self._sources:
             try:
                 data = await source.fetch(dictionary_id)
-            except TierUnavailable as exc:
+            except errors.TierUnavailable as exc:
                 failure = exc
                 continue
             if data is not None and sha256(data).digest()[:DICTIONARY_ID_BYTES] == dictionary_id:
@@ -258,7 +250,8 @@ class BucketDictionaries:
         """The content of one, found by the beginning of its name; None where there is none."""
         async for info in self._objects.list(f"{PREFIX}{dictionary_id.hex()}"):
             if (digest := digest_in(info.key)) is not None:
-                with suppress(CorruptData, ObjectNotFound):  # anyone could have put it there; `scrub` names it
+                # Anyone could have put it there; `scrub` names it.
+                with suppress(errors.CorruptData, errors.ObjectNotFound):
                     return (await self.get(digest)).data
         return None
 
@@ -266,31 +259,31 @@ class BucketDictionaries:
         """Whether an object of its name and size is there."""
         try:
             return (await self._objects.head(dictionary_key(dictionary.digest))).size == len(dictionary.data)
-        except ObjectNotFound:
+        except errors.ObjectNotFound:
             return False
 
     async def replace(self, dictionary: Dictionary) -> None:
         """Put one in the place of an object that has its name and other bytes. Raises as `put`."""
         for failure in await self._objects.delete([dictionary_key(dictionary.digest)]):
-            raise ColdTierUnavailable(f"{failure.key}: cannot be replaced: {failure.reason}")
+            raise errors.ColdTierUnavailable(f"{failure.key}: cannot be replaced: {failure.reason}")
         await self.put(dictionary)
 
     async def put(self, dictionary: Dictionary) -> None:
         """Store one, unless it is there, and make sure that it reads back. Raises CorruptData if it does not."""
         key = dictionary_key(dictionary.digest)
-        with suppress(ObjectExists):
+        with suppress(errors.ObjectExists):
             await self._objects.put(key, dictionary.data, storage_class=StorageClass.STANDARD, sha256=dictionary.digest)
         try:
             await self.get(dictionary.digest)
-        except ObjectNotFound as exc:
-            raise ColdTierUnavailable(f"{key}: written, but not there: {exc}") from exc
+        except errors.ObjectNotFound as exc:
+            raise errors.ColdTierUnavailable(f"{key}: written, but not there: {exc}") from exc
 
     async def get(self, digest: bytes) -> Dictionary:
         """One, verified; what is too large to be one is not read. Raises CorruptData, ObjectNotFound."""
         key = dictionary_key(digest)
         data = await self._objects.get(key, most=MOST_BYTES)
         if sha256(data).digest() != digest:
-            raise CorruptData(f"{key}: its bytes are not those that its name says")
+            raise errors.CorruptData(f"{key}: its bytes are not those that its name says")
         return Dictionary(data)
 
     def all(self) -> AsyncIterator[ObjectInfo]:

@@ -14,8 +14,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final, NamedTuple
-from uuid import UUID
+from typing import Any, Final
 
 from sagaz_tiering.codec.value import MAX_NAME_BYTES, MAX_US, MIN_US, text_bytes
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
@@ -105,21 +104,16 @@ def _attributes(frame: FrameEntry) -> bytes:
     return frame.sealed_attributes or b""
 
 
-class FooterContent(NamedTuple):
-    """A footer whose frames are read one after the other: all at once they take ten times its bytes."""
-
-    pack_id: UUID
-    catalog_id: UUID
-    created_us: int
-    dictionaries: tuple[bytes, ...]
-    frames: Iterator[FrameEntry]
-
-    def whole(self) -> Footer:
-        """With all its frames. Raises CorruptPack."""
-        return Footer(**{**self._asdict(), "frames": tuple(self.frames)})
+Opened = tuple[Footer, Iterator[FrameEntry]]
+"""A footer, and its frames, which are read one after the other: all at once they take ten times its bytes."""
 
 
-def open_footer_content(raw: bytes, most: int | None = None, *, version: int = VERSION) -> FooterContent:
+def whole(opened: Opened) -> Footer:
+    """With all its frames. Raises CorruptPack."""
+    return replace(opened[0], frames=tuple(opened[1]))
+
+
+def open_footer_content(raw: bytes, most: int | None = None, *, version: int = VERSION) -> Opened:
     """The footer of `footer_content`, of a version that this code knows and of at most so many snapshots.
 
     Raises CorruptPack, as its frames may when they are read.
@@ -141,7 +135,8 @@ def open_footer_content(raw: bytes, most: int | None = None, *, version: int = V
     known = {None, *(digest[:DICTIONARY_ID_BYTES] for digest in dictionaries)}
     if any(frame.dictionary_id not in known for frame in bare):
         raise cursor.corrupt("a frame uses a dictionary that is not listed")
-    return FooterContent(pack_id, catalog_id, created_us, dictionaries, frames)
+    head = Footer(pack_id=pack_id, catalog_id=catalog_id, created_us=created_us, dictionaries=dictionaries, frames=())
+    return head, frames
 
 
 def most_footer_bytes(snapshots: int) -> int:

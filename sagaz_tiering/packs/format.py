@@ -21,17 +21,10 @@ from uuid import UUID
 from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, declared_size, decompress
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.packs import footer as footers
 from sagaz_tiering.packs.attributes import carrying, opened, sealed
 from sagaz_tiering.packs.entries import BuiltFrame, Footer, FrameEntry, KeysById, Known, SealedPack
-from sagaz_tiering.packs.footer import (
-    VERSION,
-    VERSIONS,
-    FooterContent,
-    footer_content,
-    footer_version,
-    most_footer_bytes,
-    open_footer_content,
-)
+from sagaz_tiering.packs.footer import VERSION, VERSIONS
 from sagaz_tiering.packs.frame import check_frame_content, frame_raw, read_frame_header, verified_payload
 from sagaz_tiering.packs.wire import digest
 
@@ -129,7 +122,7 @@ class PackWriter:
             frames=tuple(self._frames),
         )
         data, self._data = self._data, bytearray()  # tens of megabytes: not copied, and not kept
-        data[: len(MAGIC)] = _NAME + bytes([footer_version(footer)])
+        data[: len(MAGIC)] = _NAME + bytes([footers.footer_version(footer)])
         data += footer_bytes(footer)
         yield from _read_back(data, footer, self._keys, self._dictionaries)
         used = tuple(self._dictionaries.values())
@@ -138,8 +131,8 @@ class PackWriter:
 
 def footer_bytes(footer: Footer) -> bytes:
     """A footer and its tail, as a pack ends with them."""
-    compressed = compress(footer_content(footer), _FOOTER_LEVEL)
-    end_magic = _END_NAME + bytes([footer_version(footer)])
+    compressed = compress(footers.footer_content(footer), _FOOTER_LEVEL)
+    end_magic = _END_NAME + bytes([footers.footer_version(footer)])
     return compressed + _TAIL.pack(len(compressed), digest(compressed), end_magic)
 
 
@@ -165,17 +158,15 @@ def parse_pack(
     Of encrypted frames whose key is not in `keys` (by key id) only header and checksum are compared, and their
     attributes stay sealed; the dictionaries of the others must be in `dictionaries` (by dictionary id).
     """
-    content = _open_pack(data)
-    return content._replace(frames=_checked(data, content.frames, keys or {}, dictionaries)).whole()
+    head, frames = _open_pack(data)
+    return footers.whole((head, _checked(data, frames, keys or {}, dictionaries)))
 
 
 def _read_back(data: bytearray, footer: Footer, keys: KeysById, dictionaries: Known) -> Iterator[None]:
     """Raise CorruptPack unless `parse_pack` gives exactly this footer; one frame at a time, yields now and then."""
-    content = _open_pack(data)
-    is_same = content._replace(frames=iter(())).whole() == replace(footer, frames=())
-    frames = zip_longest(_checked(data, content.frames, keys, dictionaries), footer.frames)
-    done = 0
-    for found, frame in frames:
+    head, frames = _open_pack(data)
+    is_same, done = head == replace(footer, frames=()), 0
+    for found, frame in zip_longest(_checked(data, frames, keys, dictionaries), footer.frames):
         if not is_same or found is None or frame is None or found != _as_read(frame, keys):
             raise CorruptPack(f"pack {footer.pack_id} does not read back as it was written")
         done += found.raw_length
@@ -191,15 +182,15 @@ def _as_read(frame: FrameEntry, keys: KeysById) -> FrameEntry:
     return replace(frame, snapshots=carrying(frame.snapshots, ""))
 
 
-def _open_pack(data: bytes | bytearray) -> FooterContent:
+def _open_pack(data: bytes | bytearray) -> footers.Opened:
     view = memoryview(data)
     version = _check_magic(bytes(view[: len(MAGIC)]), _NAME)
     location = locate_footer(bytes(view[-TAIL_LENGTH:]), len(data))
     if location.version != version:
         raise CorruptPack(f"pack: begins as one of version {version} and ends as one of version {location.version}")
     compressed = bytes(view[location.offset : location.offset + location.length])
-    content = _open_footer(compressed, location.checksum, version=version)
-    return content._replace(frames=_in_place(content.frames, location.offset))
+    head, frames = _open_footer(compressed, location.checksum, version=version)
+    return head, _in_place(frames, location.offset)
 
 
 def _checked(
@@ -232,21 +223,21 @@ def parse_footer(
     What is sealed stays so. With `footer_at`, where it is in its object, the frames must fill what is before it. With
     `most` it is of at most so many snapshots, and one that claims more is not unpacked any further.
     """
-    content = _open_footer(data, checksum, most, version=version)
-    return content._replace(frames=_in_place(content.frames, footer_at)).whole()
+    head, frames = _open_footer(data, checksum, most, version=version)
+    return footers.whole((head, _in_place(frames, footer_at)))
 
 
-def _open_footer(data: bytes, checksum: bytes, most: int | None = None, *, version: int) -> FooterContent:
+def _open_footer(data: bytes, checksum: bytes, most: int | None = None, *, version: int) -> footers.Opened:
     if digest(data) != checksum:
         raise CorruptPack("pack footer: does not match its checksum")
     try:
         raw_length = declared_size(data)
-        if raw_length > MAX_FOOTER_RAW_BYTES or (most is not None and raw_length > most_footer_bytes(most)):
+        if raw_length > MAX_FOOTER_RAW_BYTES or (most is not None and raw_length > footers.most_footer_bytes(most)):
             raise CorruptPack(f"pack footer: {raw_length} raw bytes are over the limit")
         raw = decompress(data, raw_length)
     except NotZstd as exc:
         raise CorruptPack(f"pack footer: {exc}") from exc
-    return open_footer_content(raw, most, version=version)
+    return footers.open_footer_content(raw, most, version=version)
 
 
 def check_frame(entry: FrameEntry, payload: bytes, *, keys: KeysById, dictionaries: Known = NO_DICTIONARIES) -> None:

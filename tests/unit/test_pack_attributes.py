@@ -23,7 +23,7 @@ from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.packs.attributes import carrying, opened, parted, united
 from sagaz_tiering.packs.entries import Footer, FrameEntry, SealedPack
-from sagaz_tiering.packs.footer import footer_content, most_footer_bytes, open_footer_content
+from sagaz_tiering.packs.footer import footer_content, most_footer_bytes, open_footer_content, whole
 from sagaz_tiering.packs.format import PackWriter, check_frame, locate_footer, parse_footer, parse_pack
 from sagaz_tiering.packs.frame import build_frame, frame_digest, open_frame
 from sagaz_tiering.packs.reader import footer_part, read_footer
@@ -86,7 +86,7 @@ def test_golden_footer_content_of_version_2_is_still_written_and_read() -> None:
     raw = (GOLDEN / "footer-v2.raw").read_bytes()
     footer = parse_pack((GOLDEN / "pack-v2.pack").read_bytes())
     assert footer_content(footer) == raw
-    assert open_footer_content(raw, version=2).whole() == footer
+    assert whole(open_footer_content(raw, version=2)) == footer
 
 
 def test_pack_without_attributes_is_one_of_version_1() -> None:
@@ -95,7 +95,7 @@ def test_pack_without_attributes_is_one_of_version_1() -> None:
     assert (sealed.data[7], sealed.data[-1]) == (1, 1)
     place = locate_footer(sealed.data[-28:], len(sealed.data))
     assert place.version == 1
-    assert open_footer_content(footer_content(sealed.footer)).whole() == sealed.footer
+    assert whole(open_footer_content(footer_content(sealed.footer))) == sealed.footer
 
 
 @settings(max_examples=80, deadline=None, database=None, derandomize=True)

@@ -23,7 +23,7 @@ from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.packs import format as pack_format
 from sagaz_tiering.packs import frame as pack_frame
 from sagaz_tiering.packs.entries import Footer
-from sagaz_tiering.packs.footer import footer_content, open_footer_content
+from sagaz_tiering.packs.footer import footer_content, open_footer_content, whole
 from sagaz_tiering.packs.format import END_MAGIC, MAGIC, TAIL_LENGTH, locate_footer, parse_footer, parse_pack
 from sagaz_tiering.packs.frame import build_frame, frame_content, open_frame, read_frame_content
 from sagaz_tiering.packs.reader import footer_part, read_footer
@@ -216,7 +216,7 @@ def test_footer_that_lies_about_its_pack_is_refused(change: Callable[[Footer], F
 def test_footer_alone_is_checked_too(change: Callable[[Footer], Footer], says: str) -> None:
     """A catalog is rebuilt from footers without reading frames, so they must make sense by themselves."""
     with pytest.raises(CorruptPack, match=says):
-        open_footer_content(footer_content(change(some_pack().footer))).whole()
+        whole(open_footer_content(footer_content(change(some_pack().footer))))
 
 
 def test_snapshot_in_two_frames_is_refused() -> None:
@@ -239,7 +239,7 @@ def test_footer_keeps_dictionary_and_key_ids() -> None:
         replace(third, dictionary_id=digests[0][:8], key_id=bytes(16)),
     )
     footer = replace(sealed.footer, dictionaries=digests, frames=frames)
-    assert open_footer_content(footer_content(footer)).whole() == footer
+    assert whole(open_footer_content(footer_content(footer))) == footer
 
 
 @pytest.mark.parametrize(("flags", "extra", "need"), [(1, bytes(8), "dictionary"), (2, bytes(16), "key")])
@@ -285,7 +285,7 @@ def test_trailing_bytes_inside_a_frame_or_footer_are_refused() -> None:
     with pytest.raises(CorruptPack, match="too many"):
         read_frame_content(frame_content(make.plain_records()) + b"\0")
     with pytest.raises(CorruptPack, match="too many"):
-        open_footer_content(footer_content(some_pack().footer) + b"\0").whole()
+        whole(open_footer_content(footer_content(some_pack().footer) + b"\0"))
 
 
 def test_bytes_between_frames_and_footer_are_refused() -> None:
@@ -409,7 +409,7 @@ def test_footer_of_more_snapshots_than_fit_into_its_frames_is_refused() -> None:
     first = footer.frames[0]
     short = replace(first, raw_length=len(first.snapshots) * MIN_META_BYTES - 1)
     with pytest.raises(CorruptPack, match="too short for its snapshots"):
-        open_footer_content(footer_content(replace(footer, frames=(short, *footer.frames[1:])))).whole()
+        whole(open_footer_content(footer_content(replace(footer, frames=(short, *footer.frames[1:])))))
 
 
 def test_footer_bomb_is_refused_unopened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +453,7 @@ def test_absurd_counts_are_refused_before_allocation(position: str) -> None:
         "frames": head + one_string + bytes(4) + huge,
         "snapshots": head + one_string + bytes(4) + struct.pack(">I", 1) + frame,
     }[position] + bytes(300)
-    assert peak_of(lambda: open_footer_content(raw).whole()) < 1024 * 1024
+    assert peak_of(lambda: whole(open_footer_content(raw))) < 1024 * 1024
 
 
 def peak_of(parse: Callable[[], object]) -> int:

@@ -19,7 +19,7 @@ from sagaz_tiering.codec import value as codec
 from sagaz_tiering.codec.value import Record, decode, encode
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.packs import frame as pack_frame
-from sagaz_tiering.packs.footer import footer_content, open_footer_content
+from sagaz_tiering.packs.footer import footer_content, open_footer_content, whole
 from sagaz_tiering.packs.format import MAGIC, TAIL_LENGTH, PackWriter, locate_footer, parse_footer, parse_pack
 from sagaz_tiering.packs.frame import build_frame, frame_content, open_frame, read_frame_content
 from sagaz_tiering.snapshot import MAX_STEP_INDEX
@@ -94,7 +94,7 @@ def test_golden_footer_content_is_still_written_and_read() -> None:
     raw = (GOLDEN / "footer-v1.raw").read_bytes()
     footer = parse_pack((GOLDEN / "pack-v1.pack").read_bytes())
     assert footer_content(footer) == raw
-    assert open_footer_content(raw).whole() == footer
+    assert whole(open_footer_content(raw)) == footer
 
 
 def test_reader_needs_only_tail_footer_and_ranges() -> None:

@@ -12,7 +12,7 @@ from weakref import WeakSet
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from sagaz_tiering import metrics
+from sagaz_tiering import errors, metrics
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.urls import postgres_address
 from sagaz_tiering.drivers import traces
@@ -20,14 +20,6 @@ from sagaz_tiering.drivers.postgresql import refusals
 from sagaz_tiering.drivers.postgresql.queries import load, name_of
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.server_clock import ClockSample, sampled
-from sagaz_tiering.errors import (
-    CatalogRefused,
-    CatalogUnavailable,
-    ConfigError,
-    SagazTieringError,
-    SchemaMismatch,
-    StatementRefused,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,39 +142,38 @@ def translated(shown_url: str, setting: str = refusals.CATALOG_SETTING) -> Itera
         raise ours from exc
 
 
-def _refusal(exc: Exception, shown_url: str, setting: str) -> SagazTieringError | None:
+def _refusal(exc: Exception, shown_url: str, setting: str) -> errors.SagazTieringError | None:
     """What a server that answers says no to."""
     if isinstance(exc, _REFUSED):
         hint = refusals.refusal_hint(str(exc), shown_url, setting)
-        return CatalogRefused(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
+        return errors.CatalogRefused(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
     if isinstance(exc, asyncpg.InsufficientPrivilegeError):
         hint = refusals.missing_grant(str(exc), shown_url, setting)
-        return ConfigError(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
+        return errors.ConfigError(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
     if isinstance(exc, asyncpg.UndefinedObjectError):
-        return ConfigError(f"PostgreSQL at {shown_url} refuses a parameter of {setting}: {exc}")
+        return errors.ConfigError(f"PostgreSQL at {shown_url} refuses a parameter of {setting}: {exc}")
     if isinstance(exc, asyncpg.ClientConfigurationError):
-        return ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}")
+        return errors.ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}")
     if isinstance(exc, ValueError) and isinstance(exc, asyncpg.InterfaceError):  # the driver cannot send a value
-        return StatementRefused(f"what PostgreSQL at {shown_url} is asked has no such value: {exc!s:.200}")
+        return errors.StatementRefused(f"what PostgreSQL at {shown_url} is asked has no such value: {exc!s:.200}")
     if not refusals.is_catalog(setting):
         return None
     if isinstance(exc, _UNMADE):
-        return SchemaMismatch(
-            f"the database at {shown_url} has no catalog for this version: {exc}", hint=refusals.MIGRATE
-        )
+        reason = f"the database at {shown_url} has no catalog for this version: {exc}"
+        return errors.SchemaMismatch(reason, hint=refusals.MIGRATE)
     if isinstance(exc, _OURS):
-        return StatementRefused(f"PostgreSQL at {shown_url} refuses a statement: {exc!s:.200}")
+        return errors.StatementRefused(f"PostgreSQL at {shown_url} refuses a statement: {exc!s:.200}")
     return None
 
 
-def _absence(exc: Exception, shown_url: str, setting: str) -> SagazTieringError | None:
+def _absence(exc: Exception, shown_url: str, setting: str) -> errors.SagazTieringError | None:
     """What is said where nobody answers."""
     if isinstance(exc, _LOST):
         reason = str(exc) or ("no answer in time" if isinstance(exc, TimeoutError) else type(exc).__name__)
         hint = refusals.reach_hint(reason, setting)
-        return CatalogUnavailable(f"PostgreSQL at {shown_url} cannot be asked: {reason}", hint=hint)
+        return errors.CatalogUnavailable(f"PostgreSQL at {shown_url} cannot be asked: {reason}", hint=hint)
     if isinstance(exc, ValueError) and "dsn" in str(exc).lower():
-        return ConfigError(f"{setting} is not a PostgreSQL URL: {shown_url}")
+        return errors.ConfigError(f"{setting} is not a PostgreSQL URL: {shown_url}")
     return None
 
 
@@ -218,7 +209,7 @@ class Database:
         try:
             address = postgres_address(self.settings.url.get_secret_value())
         except ValueError as exc:
-            raise ConfigError(f"{self.setting}: {exc}") from None
+            raise errors.ConfigError(f"{self.setting}: {exc}") from None
         with self.translated():
             given = dict(self._driver_options)
             session = {"application_name": "sagaz-tiering", **given.pop("server_settings", {}), "timezone": "UTC"}
@@ -264,7 +255,7 @@ class Database:
             try:
                 with self.translated():
                     await asyncio.wait_for(pool.close(), timeout=5)
-            except CatalogUnavailable:
+            except errors.CatalogUnavailable:
                 pool.terminate()
 
         await self._home.close(end)
@@ -285,7 +276,7 @@ class Database:
         """
         pool = self._pool
         if pool is None:
-            raise CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
+            raise errors.CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
         self._home.check()
         with self.translated():
             self.users += 1
