@@ -39,20 +39,18 @@ def missing_grant(said: str, shown_url: str, setting: str) -> str:
     user, denied = user_of(shown_url), _DENIED.search(said.splitlines()[0] if said else "")
     kind, name = (denied[1], denied[2]) if denied else ("", "")
     ours = is_catalog(setting)
-    if kind == "schema":
-        grant = f"GRANT USAGE ON SCHEMA {name} TO {user}"
-    elif kind == "database":
-        grant = f"GRANT CREATE, CONNECT ON DATABASE {name} TO {user}"
-    elif kind == "sequence":
-        grant = f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {CATALOG_SCHEMA if ours else 'public'} TO {user}"
-    elif kind in ("table", "relation", "view"):
-        where = f"ALL TABLES IN SCHEMA {CATALOG_SCHEMA}" if ours else name
-        grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {where} TO {user}"
-    elif "must be owner" in said:
+    tables, where = (f"ALL TABLES IN SCHEMA {CATALOG_SCHEMA}", CATALOG_SCHEMA) if ours else (name, "public")
+    grants = {
+        "schema": f"USAGE ON SCHEMA {name}",
+        "database": f"CREATE, CONNECT ON DATABASE {name}",
+        "sequence": f"USAGE ON ALL SEQUENCES IN SCHEMA {where}",
+        **dict.fromkeys(("table", "relation", "view"), f"SELECT, INSERT, UPDATE, DELETE ON {tables}"),
+    }
+    if kind in grants:
+        return f"as the owner: GRANT {grants[kind]} TO {user}; (user of {setting})"
+    if "must be owner" in said:
         return f"only the owner of the tables may do that: use its role in {setting}, or GRANT OWNER_ROLE TO {user}"
-    else:
-        return f"a right is missing: grant it to {user}, or name another role in {setting}"
-    return f"as the owner: {grant}; (user of {setting})"
+    return f"a right is missing: grant it to {user}, or name another role in {setting}"
 
 
 def refusal_hint(said: str, shown_url: str, setting: str) -> str:

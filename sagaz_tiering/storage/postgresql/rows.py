@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from operator import methodcaller
 from typing import Any, Final
 from uuid import UUID
 
@@ -239,15 +240,9 @@ def _base64(value: bytes | bytearray) -> str:
 _OTHERS: Final[dict[type, Callable[[Any], Any]]] = {
     int: _int,
     float: _float,
-    tuple: _array,
-    set: _array,
-    frozenset: _array,
-    datetime: datetime.isoformat,
-    date: date.isoformat,
-    time: time.isoformat,
+    **dict.fromkeys((tuple, set, frozenset), _array),
+    **dict.fromkeys((datetime, date, time), methodcaller("isoformat")),
     timedelta: timedelta.total_seconds,
-    Decimal: str,
-    UUID: str,
-    bytes: _base64,
-    bytearray: _base64,
+    **dict.fromkeys((Decimal, UUID), str),
+    **dict.fromkeys((bytes, bytearray), _base64),
 }
