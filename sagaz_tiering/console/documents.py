@@ -22,7 +22,7 @@ from sagaz_tiering.operations.survey import planned
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
-from sagaz_tiering.tiered import TieredStorage
+from sagaz_tiering.tiered.storage import TieredStorage
 
 PART_WITHIN_S: Final = 10.0
 PLAN_WITHIN_S: Final = 60.0

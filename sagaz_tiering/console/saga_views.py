@@ -15,9 +15,9 @@ from sagaz_tiering.console.render import Node, tree_of
 from sagaz_tiering.console.routes import Asked, BadQuestion, NotThere, Parameter, id_of, there, view
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.terminal import plain, show_value
-from sagaz_tiering.tiered import SagaFilters
 from sagaz_tiering.tiered.compare import WHY_NONE
 from sagaz_tiering.tiered.compare import diff as compared_by
+from sagaz_tiering.tiered.find import SagaFilters
 
 SAGA_ID: Final = id_of("saga")
 LOOK_AT: Final = 500

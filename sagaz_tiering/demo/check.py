@@ -21,7 +21,7 @@ from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 from sagaz_tiering.terminal import document
-from sagaz_tiering.tiered import TieredStorage
+from sagaz_tiering.tiered.storage import TieredStorage
 
 AT_ONCE = 8
 GONE = "gone"

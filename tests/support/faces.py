@@ -104,7 +104,7 @@ FACES = {
         "reporting",
         "s3.storage",
     ),
-    "tiered": ("compare", "find", "storage"),
+    "tiered": ("compare", "explain", "find", "storage"),
     "torture": ("run",),
     "transfer": ("checkpoint",),
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sagaz_tiering.codec.changes import ValueChange
     from sagaz_tiering.snapshot import SagaSnapshot
-    from sagaz_tiering.tiered import SnapshotDiff
+    from sagaz_tiering.tiered.compare import SnapshotDiff
 
 _SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 _BRIEF = 24

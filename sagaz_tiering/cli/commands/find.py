@@ -21,8 +21,8 @@ from sagaz_tiering.terminal import make_table, safe, show_time
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from sagaz_tiering.tiered import SagaFilters, SagaSummary, TieredStorage
-    from sagaz_tiering.tiered.find import Page
+    from sagaz_tiering.tiered.find import Page, SagaFilters, SagaSummary
+    from sagaz_tiering.tiered.storage import TieredStorage
 
 MOST_ON_A_PAGE: Final = 1_000
 MOST_MEANT: Final = 10_000

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from sagaz_tiering.catalog.holds import Coverage, Hold
     from sagaz_tiering.config.patterns import Match
     from sagaz_tiering.jobs.times import NextRun
-    from sagaz_tiering.tiered import SagaFilters, TieredStorage
+    from sagaz_tiering.tiered.find import SagaFilters
+    from sagaz_tiering.tiered.storage import TieredStorage
 
 Orderer = Annotated[Text, option("NAME", "Who orders it. Default: the login name.", "--who")]
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.jobs.times import NextRun
     from sagaz_tiering.snapshot import SnapshotRef
-    from sagaz_tiering.tiered import Explanation, SagaExplanation, TieredStorage
+    from sagaz_tiering.tiered.explain import Explanation, SagaExplanation
+    from sagaz_tiering.tiered.storage import TieredStorage
 
 
 @command()
@@ -71,7 +72,7 @@ def _where(runtime: Runtime) -> str:
 
 async def _told(storage: TieredStorage, refs: Sequence[SnapshotRef], *, as_json: bool) -> dict[UUID, Any]:
     """What each snapshot changed: for programs all of it, for people a line with the name that `diff` takes."""
-    from sagaz_tiering.tiered import step_labels
+    from sagaz_tiering.tiered.compare import step_labels
 
     labels, told = {key: safe(label) for key, label in step_labels(refs).items()}, dict[UUID, Any]()
     of_step = max(map(len, labels.values()))
