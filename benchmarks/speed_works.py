@@ -28,7 +28,7 @@ from sagaz_tiering.codec.threaded import encode_value
 from sagaz_tiering.codec.value import MAX_SNAPSHOT_BYTES
 from sagaz_tiering.drivers.redis.scripts import load_script
 from sagaz_tiering.embedded.servers import Endpoints
-from sagaz_tiering.hot import keys as hot_keys
+from sagaz_tiering.hot import layout
 from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import ReplayConfig, SagaSnapshot, SnapshotStrategy
 
@@ -123,7 +123,7 @@ async def script_call(field: Field, snapshot: SagaSnapshot) -> tuple[str, list[A
     meta, value = await encode_value(snapshot, saved_us=1, level=LEVEL, max_bytes=MAX_SNAPSHOT_BYTES)
     of_saga, of_snapshot = meta.saga_id.hex, meta.snapshot_id.hex
     names = [keys.value(of_saga, of_snapshot), keys.index(of_saga), keys.pointer(of_snapshot), keys.due(of_saga[0])]
-    given = [value, meta.created_us, hot_keys.member(meta.step_index, meta.snapshot_id), hot_keys.pointer(meta)]
+    given = [value, meta.created_us, layout.member(meta.step_index, meta.snapshot_id), layout.pointer(meta)]
     rest = [meta.saved_us, of_saga, meta.created_us, "", keys.prefix, of_snapshot, ""]
     names += [keys.expiry(of_saga[0]), keys.delete_mark(of_snapshot)]
     names += [keys.held_mark(of_saga), keys.held_id_mark(of_snapshot)]

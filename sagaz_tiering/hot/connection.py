@@ -19,7 +19,7 @@ from sagaz_tiering.drivers.redis.scripts import load_script
 from sagaz_tiering.drivers.redis.url import RedisOptions, parse_redis_url
 from sagaz_tiering.drivers.server_clock import ClockSample
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
-from sagaz_tiering.hot.keys import HotKeys
+from sagaz_tiering.hot.layout import HotKeys
 
 _SETTING = "tiers.hot.url"
 _NO_CLUSTER = "give one server that is no node of a Cluster, or redis+sentinel://HOST,HOST/NAME"

@@ -15,10 +15,9 @@ from uuid import UUID
 
 from sagaz_tiering.codec.header import OFFSET_HEADER_LENGTH
 from sagaz_tiering.config.units import micros
-from sagaz_tiering.hot import keys as hot_keys
+from sagaz_tiering.hot import layout
 from sagaz_tiering.hot.connection import HotConnection
-from sagaz_tiering.hot.keys import SHARDS, saga_of
-from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga, Gathered, IndexedHeader, gathered, headers_of
+from sagaz_tiering.hot.layout import SHARDS, ClaimedSaga, saga_of
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _PAGE = 500
@@ -49,7 +48,7 @@ class HotQueue:
         ms = int(ttl.total_seconds() * 1000)
         args = [f"{self.keys.prefix}:claim:", now_us, count, ms, token, now_us + micros(ttl)]
         raw = await self._connection.run("claim", [index], args)
-        origin = ClaimedFrom.EXPIRE if expiring else ClaimedFrom.AGE
+        origin = layout.ClaimedFrom.EXPIRE if expiring else layout.ClaimedFrom.AGE
         sagas = {entry: saga_of(entry) for entry in raw}
         claimed = [ClaimedSaga(saga, token, origin) for saga in sagas.values() if saga is not None]
         return claimed, [entry for entry, saga in sagas.items() if saga is None]
@@ -99,7 +98,7 @@ class HotQueue:
             async for keys in self._connection.scan(f"{index}:*"):
                 ids = filter(None, (saga_of(key[len(index) + 1 :]) for key in keys))
                 ours = [save for save in (await self.saves(list(ids))).values() if save.saga_id == saga_id]
-                entries: dict[Any, int] = {hot_keys.member(s.step_index, s.snapshot_id): s.created_us for s in ours}
+                entries: dict[Any, int] = {layout.member(s.step_index, s.snapshot_id): s.created_us for s in ours}
                 found += len(entries)
                 if entries:
                     await client.zadd(new, entries)
@@ -112,14 +111,14 @@ class HotQueue:
             await self.requeue([saga_id], expiring=expiring)
         return aside
 
-    async def gather(self, saga_ids: Sequence[UUID]) -> list[Gathered | None]:
+    async def gather(self, saga_ids: Sequence[UUID]) -> list[layout.Gathered | None]:
         """Every value of each of these sagas, few trips for all; None for a saga that has too many or too large ones.
 
         At most GATHERED snapshots and GATHERED_BYTES of values a saga.
         """
         limits = [GATHERED, GATHERED_BYTES]
         calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *limits]) for s in saga_ids]
-        return [gathered(raw) for raw in await self._connection.run_many("gather", calls)]
+        return [layout.gathered(raw) for raw in await self._connection.run_many("gather", calls)]
 
     async def claim_these(self, saga_ids: Sequence[UUID], *, ttl: timedelta, token: str) -> set[UUID]:
         """Of these sagas, the ones that nobody worked on; they are ours now."""
@@ -191,11 +190,11 @@ class HotQueue:
                         break
         return [saga for saga in map(saga_of, found) if saga is not None], sum(sizes)
 
-    async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[IndexedHeader]]:
+    async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[layout.IndexedHeader]]:
         """The first FIRST_HEADERS of `headers` of each saga, few trips for all; a full page may not be all of it."""
         ends = [0, FIRST_HEADERS - 1]
         calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *ends]) for s in saga_ids]
-        return [headers_of(raw) for raw in await self._connection.run_many("headers", calls)]
+        return [layout.headers_of(raw) for raw in await self._connection.run_many("headers", calls)]
 
     async def evict_claimed(self, metas: Sequence[SnapshotMeta], tokens: Mapping[UUID, str]) -> tuple[int, set[UUID]]:
         """Compare-and-delete: remove exactly these saves, or older ones of the same ids; how many went.
@@ -209,7 +208,7 @@ class HotQueue:
         for saga_id, group in sagas.items():
             saga, token = saga_id.hex, tokens.get(saga_id, "")
             for start in range(0, len(group), _PAGE):
-                records = b"".join(map(hot_keys.evictable, group[start : start + _PAGE]))
+                records = b"".join(map(layout.evictable, group[start : start + _PAGE]))
                 calls.append((self._queue_keys(saga), [self.keys.prefix, saga, token, records]))
                 called.append(saga_id)
         answers = await self._connection.run_many("evict", calls)
@@ -242,7 +241,7 @@ class HotQueue:
         for snapshot_id, pointer in zip(snapshot_ids, pointers, strict=True):
             if pointer is not None:
                 with suppress(struct.error, ValueError):  # none of ours: nobody will find what it leads to
-                    found[snapshot_id] = hot_keys.pointed(snapshot_id, pointer)
+                    found[snapshot_id] = layout.pointed(snapshot_id, pointer)
         return found
 
     async def heads(self, saves: Sequence[SnapshotMeta]) -> list[bytes]:
@@ -267,7 +266,7 @@ class HotQueue:
         """Of these, the ones that were deleted, as far as Redis remembers: older saves are refused; one trip."""
         marks = await self._connection.mget([self.keys.delete_mark(each.hex) for each in snapshot_ids])
         found = zip(snapshot_ids, marks, strict=True)
-        return {each: hot_keys.read_instant(mark) for each, mark in found if mark is not None}
+        return {each: layout.read_instant(mark) for each, mark in found if mark is not None}
 
     async def members(self, saga_ids: Sequence[UUID]) -> AsyncIterator[list[UUID]]:
         """The snapshots of these sagas, a page at a time."""
@@ -275,7 +274,7 @@ class HotQueue:
         while more:
             ranges = [("ZRANGE", self.keys.index(saga_id.hex), first, first + _PAGE - 1) for saga_id in more]
             pages = await self._connection.pipelined(ranges)
-            yield [hot_keys.member_id(member) for page in pages for member in page if hot_keys.is_member(member)]
+            yield [layout.member_id(member) for page in pages for member in page if layout.is_member(member)]
             more = [saga_id for saga_id, page in zip(more, pages, strict=True) if len(page) == _PAGE]
             first += _PAGE
 
@@ -306,7 +305,7 @@ class HotQueue:
 
 def _entry(meta: SnapshotMeta) -> tuple[bytes, bytes]:
     """The member and the pointer of a save."""
-    return hot_keys.member(meta.step_index, meta.snapshot_id), hot_keys.pointer(meta)
+    return layout.member(meta.step_index, meta.snapshot_id), layout.pointer(meta)
 
 
 def _scores(answer: Sequence[Any]) -> list[Any]:

@@ -4,7 +4,7 @@ Saves and reads of single snapshots share one connection (`drivers.redis.multipl
 rest a pool (`hot.connection`).
 
 Every multi-key change is one Lua script, so a crash cannot leave a value that no index finds. No value has a
-time to live: Redis alone may hold it. Layout: `hot.keys`.
+time to live: Redis alone may hold it. Names and bytes: `hot.layout`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,9 @@ from typing import Any, Self
 from uuid import UUID
 
 from sagaz_tiering.config.tiers import HotSettings
-from sagaz_tiering.hot import keys as hot_keys
+from sagaz_tiering.hot import layout
 from sagaz_tiering.hot.connection import HotConnection
 from sagaz_tiering.hot.queue import FIRST_HEADERS, HotQueue
-from sagaz_tiering.hot.values import (
-    Gone,
-    HotValue,
-    Indexed,
-    IndexedHeader,
-    NotTaken,
-    Unnoted,
-    end_of,
-    headers_of,
-    indexed,
-    unnoted,
-)
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -64,9 +52,9 @@ class HotTier:
 
     async def save(
         self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, **more: bool
-    ) -> NotTaken | None:
+    ) -> layout.NotTaken | None:
         """Store one snapshot. None: it is there now, else nothing was changed. `more`: see `store`."""
-        return NotTaken.of(await self.store(meta, value, due_us=due_us, expires_us=expires_us, **more))
+        return layout.NotTaken.of(await self.store(meta, value, due_us=due_us, expires_us=expires_us, **more))
 
     def store(
         self,
@@ -94,8 +82,8 @@ class HotTier:
             [
                 value,
                 meta.created_us,
-                hot_keys.member(meta.step_index, meta.snapshot_id),
-                hot_keys.pointer(meta),
+                layout.member(meta.step_index, meta.snapshot_id),
+                layout.pointer(meta),
                 meta.saved_us,
                 saga,
                 "" if due_us is None else due_us,
@@ -124,39 +112,39 @@ class HotTier:
                 else:
                     await client.delete(*some)
 
-    async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
+    async def get(self, snapshot_id: UUID) -> bytes | layout.Gone | None:
         """The value of one snapshot; None where Redis knows nothing of it."""
         found = await self.find(snapshot_id)
-        return found.value if isinstance(found, HotValue) else found
+        return found.value if isinstance(found, layout.HotValue) else found
 
-    async def find(self, snapshot_id: UUID) -> HotValue | Gone | None:
+    async def find(self, snapshot_id: UUID) -> layout.HotValue | layout.Gone | None:
         """The same, with where its saga ends."""
         found = await self.connection.read(
             self.connection.ask, "get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex]
         )
         if found is None:
             return None
-        return Gone(snapshot_id) if found == 0 else HotValue(*found)
+        return layout.Gone(snapshot_id) if found == 0 else layout.HotValue(*found)
 
     async def newest(
         self, saga_id: UUID, *, not_after_us: int | None = None, step_name: str | None = None
-    ) -> tuple[Indexed, bytes | None] | None:
+    ) -> tuple[layout.Indexed, bytes | None] | None:
         """The newest snapshot of a saga, at or before a time, of a step; and `HotValue.newest`."""
         saga = saga_id.hex
         step = (step_name or "").encode("utf-8", "surrogatepass")
         until = "+inf" if not_after_us is None else not_after_us
         args = [self.keys.value_prefix(saga), until, step, "0" if step_name is None else "1"]
         found = await self.connection.read(self.connection.ask, "newest", [self.keys.index(saga)], args)
-        return (indexed(*found[:3]), found[3]) if found else None
+        return (layout.indexed(*found[:3]), found[3]) if found else None
 
-    async def unnoted(self, until_us: int, limit: int) -> list[Unnoted]:
+    async def unnoted(self, until_us: int, limit: int) -> list[layout.Unnoted]:
         """The oldest saves until then that Redis alone acknowledged and the catalog was not told of; one trip."""
         raw = await self.connection.run("unnoted", [self.keys.unnoted()], [self.keys.prefix, until_us, limit])
-        return unnoted(raw)
+        return layout.unnoted(raw)
 
     async def noted(self, saves: Sequence[tuple[UUID, UUID, int]]) -> None:
         """The catalog was told of these (saga, snapshot, saved at) or later saves; one trip."""
-        packed = b"".join(saga.bytes + one.bytes + hot_keys.instant(saved_us) for saga, one, saved_us in saves)
+        packed = b"".join(saga.bytes + one.bytes + layout.instant(saved_us) for saga, one, saved_us in saves)
         await self.connection.run("noted", [self.keys.unnoted()], [packed])
 
     async def ends(self, saga_ids: Sequence[UUID]) -> dict[UUID, SagaEnd]:
@@ -164,17 +152,17 @@ class HotTier:
         indexes = [self.keys.index(saga_id.hex) for saga_id in saga_ids]
         calls = [(indexes[start : start + _ENDS_PAGE], ()) for start in range(0, len(indexes), _ENDS_PAGE)]
         heads = [head for page in await self.connection.run_many("ends", calls) for head in page]
-        found = {saga: end_of(saga, head) for saga, head in zip(saga_ids, heads, strict=True) if head is not None}
-        return {saga_id: end for saga_id, end in found.items() if end is not None}
+        there = [(saga, head) for saga, head in zip(saga_ids, heads, strict=True) if head is not None]
+        return {saga: end for saga, head in there if (end := layout.end_of(saga, head)) is not None}
 
-    async def values(self, saga_id: UUID, limit: int) -> list[Indexed]:
+    async def values(self, saga_id: UUID, limit: int) -> list[layout.Indexed]:
         """The newest `limit` values of a saga, newest first."""
         saga = saga_id.hex
         args = [self.keys.value_prefix(saga), 0, limit - 1]
         raw = await self.connection.read(self.connection.run, "list", [self.keys.index(saga)], args)
-        return list(map(indexed, raw[::3], raw[1::3], raw[2::3]))
+        return list(map(layout.indexed, raw[::3], raw[1::3], raw[2::3]))
 
-    async def headers(self, saga_id: UUID) -> AsyncIterator[list[IndexedHeader]]:
+    async def headers(self, saga_id: UUID) -> AsyncIterator[list[layout.IndexedHeader]]:
         """What is known of a saga's snapshots without their bodies, oldest first, a page at a time.
 
         Under concurrent saves a snapshot may be seen twice, under concurrent deletes one may be missed.
@@ -188,12 +176,13 @@ class HotTier:
                 return
             first += HEADERS_PAGE
 
-    async def headers_from(self, saga_id: UUID, first: int) -> list[IndexedHeader]:
+    async def headers_from(self, saga_id: UUID, first: int) -> list[layout.IndexedHeader]:
         """One page of `headers`, from a rank on: HEADERS_PAGE of them, fewer at the end."""
         saga = saga_id.hex
         ranks = [first, first + HEADERS_PAGE - 1]
         args = [self.keys.value_prefix(saga), *ranks]
-        return headers_of(await self.connection.read(self.connection.run, "headers", [self.keys.index(saga)], args))
+        raw = await self.connection.read(self.connection.run, "headers", [self.keys.index(saga)], args)
+        return layout.headers_of(raw)
 
     async def fetch(self, saga_id: UUID, snapshot_ids: Sequence[UUID]) -> list[bytes | None]:
         """The values of these snapshots of one saga, in one trip."""
@@ -203,7 +192,7 @@ class HotTier:
     async def owners(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, UUID]:
         """Of these snapshots, those that Redis has, and the saga that each belongs to there; one trip."""
         pointers = await self.connection.mget([self.keys.pointer(snapshot_id.hex) for snapshot_id in snapshot_ids])
-        owners = {s: hot_keys.owner(pointer) for s, pointer in zip(snapshot_ids, pointers, strict=True) if pointer}
+        owners = {s: layout.owner(pointer) for s, pointer in zip(snapshot_ids, pointers, strict=True) if pointer}
         return {snapshot_id: owner for snapshot_id, owner in owners.items() if owner is not None}
 
     async def delete(self, snapshot_id: UUID, *, until_us: int) -> bool:
@@ -219,13 +208,13 @@ class HotTier:
 
     def _deletion(self, snapshot_id: UUID, until_us: int) -> tuple[list[str], list[Any]]:
         keys, snapshot = self.keys, snapshot_id.hex
-        mark_ms = int(hot_keys.DELETE_MARK.total_seconds() * 1000)
-        args = [keys.prefix, snapshot, snapshot_id.bytes, until_us, hot_keys.instant(until_us), mark_ms]
+        mark_ms = int(layout.DELETE_MARK.total_seconds() * 1000)
+        args = [keys.prefix, snapshot, snapshot_id.bytes, until_us, layout.instant(until_us), mark_ms]
         return [keys.pointer(snapshot), keys.delete_mark(snapshot)], args
 
     async def erase(self, saga_id: UUID, members: Sequence[bytes], until_us: int) -> int:
         """Remove these members of a saga's index with their values, readable or not, but for what was saved after."""
-        saga, ours = saga_id.hex, b"".join(member for member in members if hot_keys.is_member(member))
+        saga, ours = saga_id.hex, b"".join(member for member in members if layout.is_member(member))
         return int(
             await self.connection.run("erase", [self.keys.index(saga)], [self.keys.prefix, saga, until_us, ours])
         )
@@ -241,7 +230,7 @@ class HotTier:
         """Every saga that Redis has something of, in no order, some twice, by SCAN: for transfer and backup."""
         start = len(self.keys.index(""))
         async for keys in self.connection.scan(self.keys.index("?" * 32)):
-            found = (hot_keys.saga_of(key[start - 1 : -1]) for key in keys)
+            found = (layout.saga_of(key[start - 1 : -1]) for key in keys)
             yield [saga for saga in found if saga is not None]
 
     async def renew_due(self, index: str) -> str:
@@ -260,7 +249,7 @@ class HotTier:
     async def _lengths(self, keys: Sequence[bytes], prefix: bytes) -> list[tuple[UUID, UUID, int]]:
         lengths = await self.connection.pipelined([("STRLEN", key) for key in keys], errors_too=True)
         names = [key.removeprefix(prefix).partition(b"}:") for key in keys]
-        found = [(hot_keys.saga_of(saga), hot_keys.saga_of(snapshot)) for saga, _, snapshot in names]
+        found = [(layout.saga_of(saga), layout.saga_of(snapshot)) for saga, _, snapshot in names]
         return [
             (saga, snapshot, length)
             for (saga, snapshot), length in zip(found, lengths, strict=True)

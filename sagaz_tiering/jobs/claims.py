@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sagaz_tiering.hot.keys import SHARDS
+from sagaz_tiering.hot.layout import SHARDS, ClaimedSaga, IndexedHeader, end_of
 from sagaz_tiering.hot.tier import FIRST_HEADERS
-from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader, end_of
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.mending import mended, readable, set_due_aside
 from sagaz_tiering.objects.base import in_pages

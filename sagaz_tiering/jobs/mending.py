@@ -23,8 +23,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import OFFSET_NAMES, stands_for
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
-from sagaz_tiering.hot.keys import is_member, member, member_id
-from sagaz_tiering.hot.values import Gathered, IndexedHeader, check_indexed
+from sagaz_tiering.hot.layout import Gathered, IndexedHeader, check_indexed, is_member, member, member_id
 from sagaz_tiering.jobs.context import JobContext, Tally, pages
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta

@@ -26,8 +26,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import Header, read_header, read_meta
 from sagaz_tiering.errors import CorruptRecord, ObjectStoreError, TierUnavailable
-from sagaz_tiering.hot.keys import member
-from sagaz_tiering.hot.values import check_indexed
+from sagaz_tiering.hot.layout import check_indexed, member
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, chunks, pages
 from sagaz_tiering.jobs.dictionary_copies import keep
 from sagaz_tiering.jobs.mending import durable_meta

@@ -13,7 +13,7 @@ from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.costs.lines import Due, Expired, Inputs
 from sagaz_tiering.costs.plan import Plan, plan
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
-from sagaz_tiering.hot.values import IndexedHeader
+from sagaz_tiering.hot.layout import IndexedHeader
 from sagaz_tiering.jobs.age.frames import expiry_bucket
 from sagaz_tiering.jobs.claims import SagaEnds, saga_ends
 from sagaz_tiering.jobs.compact import job as compact

@@ -21,7 +21,7 @@ from sagaz_tiering.codec.threaded import decode_record, record_in
 from sagaz_tiering.codec.value import Record, read_header, read_meta
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
-from sagaz_tiering.hot.values import Gone, IndexedHeader
+from sagaz_tiering.hot.layout import Gone, IndexedHeader
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.storage.answers import check_answer, check_place
 from sagaz_tiering.storage.reporting import Gaps

@@ -14,8 +14,7 @@ from sagaz_tiering.catalog.locations import SnapshotLocation
 from sagaz_tiering.catalog.sagas import packed
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
-from sagaz_tiering.hot.keys import known_by_place, member_step
-from sagaz_tiering.hot.values import IndexedHeader
+from sagaz_tiering.hot.layout import IndexedHeader, known_by_place, member_step
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 

@@ -20,7 +20,7 @@ from sagaz_tiering.codec.threaded import decode_value
 from sagaz_tiering.codec.value import Header, read_header, read_meta
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost
-from sagaz_tiering.hot.values import Gone, HotValue, IndexedHeader, check_indexed, indexed_header
+from sagaz_tiering.hot.layout import Gone, HotValue, IndexedHeader, check_indexed, indexed_header
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.storage.answers import check_answer

@@ -29,7 +29,7 @@ from sagaz_tiering.codec.threaded import encode_value
 from sagaz_tiering.codec.unsupported import texts_for
 from sagaz_tiering.codec.value import saved_at
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, TierUnavailable
-from sagaz_tiering.hot.values import FOREIGN_INDEX, NotTaken
+from sagaz_tiering.hot.layout import FOREIGN_INDEX, NotTaken
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta

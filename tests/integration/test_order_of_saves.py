@@ -19,7 +19,7 @@ from support.tiers import DAY, NOW, Product, config, product, rule
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode, read_meta, to_value
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.hot.values import NotTaken
+from sagaz_tiering.hot.layout import NotTaken
 from sagaz_tiering.snapshot import SagaSnapshot
 
 pytestmark = pytest.mark.guarantee("G11")

@@ -34,8 +34,8 @@ from sagaz_tiering.codec.value import to_value
 from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.drivers.redis import sentinels
 from sagaz_tiering.errors import HotTierUnavailable
+from sagaz_tiering.hot.layout import ClaimedFrom, ClaimedSaga
 from sagaz_tiering.hot.tier import HotTier
-from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage

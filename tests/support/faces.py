@@ -70,7 +70,7 @@ FACES = {
     ),
     "embedded": ("servers",),
     "exports": ("draft", "manifest", "parts", "report", "source", "verify"),
-    "hot": ("dictionaries", "incarnation", "keys", "tier", "values"),
+    "hot": ("dictionaries", "incarnation", "layout", "tier"),
     "jobs": (
         "age.frames",
         "attributes",

@@ -24,8 +24,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import dictionary_id, is_in_pack, raw_length, snapshot_id, stands_for
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SagazTieringError
-from sagaz_tiering.hot.keys import member
-from sagaz_tiering.hot.values import IndexedHeader
+from sagaz_tiering.hot.layout import IndexedHeader, member
 from sagaz_tiering.jobs.age.frames import CHUNK_BYTES, RETRY_UNREADABLE_US, Batch, FrameSupplies, Work, build, raw_bytes
 from sagaz_tiering.jobs.age.publish import Packer
 from sagaz_tiering.jobs.age.writes import REQUEUE_AFTER_US, AgeWrites, needs_key

@@ -26,7 +26,7 @@ from sagaz_tiering.codec.header import is_in_pack
 from sagaz_tiering.config.policy import FrameEncryption
 from sagaz_tiering.costs.economics import upload_cost
 from sagaz_tiering.errors import MasterKeyUnavailable
-from sagaz_tiering.hot.values import ClaimedSaga
+from sagaz_tiering.hot.layout import ClaimedSaga
 from sagaz_tiering.jobs import reconcile
 from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, fill_sagas, nack
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages

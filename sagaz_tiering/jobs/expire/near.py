@@ -17,7 +17,7 @@ from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.config.units import micros
-from sagaz_tiering.hot.values import ClaimedSaga
+from sagaz_tiering.hot.layout import ClaimedSaga
 from sagaz_tiering.jobs.claims import Claim, SagaEnds, ack, all_headers, claims, first_headers, nack, saga_ends
 from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages
 from sagaz_tiering.jobs.mending import Strange, set_aside, strange_of
