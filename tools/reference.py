@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin
 
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
@@ -121,8 +121,8 @@ def _kind(bare: Any, metadata: list[Any]) -> str:
     known = {timedelta: "duration", bool: "`true`, `false`", Path: "path", SecretUrl: "URL", SecretStr: "secret"}
     if bare in known:
         return known[bare]
-    if isinstance(bare, type) and issubclass(bare, StrEnum):
-        return ", ".join(f"`{member.value}`" for member in bare)
+    if get_origin(bare) is Literal or (isinstance(bare, type) and issubclass(bare, StrEnum)):
+        return ", ".join(f"`{each}`" for each in get_args(bare) or bare)
     if bare is int:
         return "size" if _is_size(metadata) else f"number{_range(metadata)}"
     if bare is float:

@@ -16,7 +16,7 @@ import orjson
 from sagaz_tiering.catalog.leases import Repository, columns, of_row
 from sagaz_tiering.catalog.packs import RULED, Pack
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
-from sagaz_tiering.config.policy import ClockSource, Policy, Retention
+from sagaz_tiering.config.policy import Policy
 from sagaz_tiering.costs.economics import bucket_of
 from sagaz_tiering.costs.lines import Due, Expired, PackGroup
 from sagaz_tiering.drivers.postgresql.queries import from_column, load
@@ -152,7 +152,7 @@ def _ruled(row: Any, policies: PolicySet) -> tuple[Policy, str]:
 def _ageing(row: Any, policy: Policy, outcome: str) -> tuple[Any, ...]:
     """Names, outcome, seconds until the end by the policy, and from when they count."""
     retain = None if policy.lifetime is None else policy.lifetime.total_seconds()
-    return (*(row[name] for name in RULED), outcome, retain, policy.clock.value)
+    return (*(row[name] for name in RULED), outcome, retain, policy.clock)
 
 
 def _archived_rules(names: Sequence[Any], policies: PolicySet, in_force: PolicySet) -> list[list[Any]]:
@@ -170,9 +170,9 @@ def _rules(names: Sequence[Any], policies: PolicySet) -> list[list[Any]]:
     for row in names:
         policy, outcome = _ruled(row, policies)
         after = policy.move[0].after.total_seconds() if policy.move else None
-        bounded = after is not None and outcome == RUNNING and policy.clock is ClockSource.SAGA_END
+        bounded = after is not None and outcome == RUNNING and policy.clock == "saga_end"
         running = max(policy.running_at_most.total_seconds(), after or 0) if bounded else None
-        counts = policy.is_for_ever, policy.asks_snapshot, policy.retention is Retention.LONGEST
+        counts = policy.is_for_ever, policy.asks_snapshot, policy.retention == "longest"
         rows.append((*_ageing(row, policy, outcome), policy.name, after, running, *counts))
     return columns(14, rows)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.patterns import ANY, RUNNING, matcher, patterns_cover
-from sagaz_tiering.config.policy import ClockSource, Move, Policy, Retention
+from sagaz_tiering.config.policy import Move, Policy
 from sagaz_tiering.config.schema import Location
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.config.urls import has_password
@@ -151,7 +151,7 @@ def _running(policy: Policy) -> Iterator[tuple[Location, str]]:
     if "running_at_most" not in policy.model_fields_set:
         return
     why = None
-    if policy.clock is not ClockSource.SAGA_END:
+    if policy.clock != "saga_end":
         why = f"clock: {policy.clock} moves each snapshot by its own age"
     elif not policy.move:
         why = "nothing moves"
@@ -172,13 +172,13 @@ def _running(policy: Policy) -> Iterator[tuple[Location, str]]:
 
 def _unretained(policy: Policy) -> Iterator[tuple[Location, str]]:
     """A `retain` that is missing, or that does not count."""
-    if policy.retain is None and policy.retention is Retention.LONGEST:
+    if policy.retain is None and policy.retention == "longest":
         yield (
             (),
             f"policy {policy.name!r} has no `retain`, so a snapshot's own retention_until decides: {_ENGINE_STAMPS}; "
             "write retain: forever (or a duration), or retention: snapshot if that is meant",
         )
-    if policy.retain is not None and policy.retention is Retention.SNAPSHOT:
+    if policy.retain is not None and policy.retention == "snapshot":
         text = "does not count: retention: snapshot asks the snapshot's own retention_until alone; remove one"
         yield ("retain",), text
 

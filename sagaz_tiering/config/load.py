@@ -217,7 +217,7 @@ def describe(error: ErrorDetails) -> str:
         return _unknown_key(error["loc"])
     if kind == "missing":
         return "is required but missing; add it"
-    if kind == "enum":
+    if kind in ("enum", "literal_error"):
         return _not_one_of(error["input"], str(context.get("expected", "")))
     if kind in ("greater_than_equal", "less_than_equal"):
         return f"must be at least {context['ge']}" if "ge" in context else f"must be at most {context['le']}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr, field_validator, model_validator
 
-from sagaz_tiering.config.policy import UNMATCHED, Durability, FrameEncryption, Policy, name_problems
+from sagaz_tiering.config.policy import UNMATCHED, Durability, Policy, name_problems
 from sagaz_tiering.config.schedule import Schedule
 from sagaz_tiering.config.schema import Location, StrictModel, refusal
 from sagaz_tiering.config.sections import (
@@ -121,7 +121,7 @@ class TieringConfig(StrictModel):
 
     def _encryption_problems(self) -> Iterator[tuple[Location, str]]:
         for i, policy in enumerate(self.policies if self.encryption is None else ()):
-            if policy.encryption is not FrameEncryption.NONE:
+            if policy.encryption != "none":
                 needed = "a section encryption: {key_file: PATH} or {kms_key_id: ID}"
                 yield ("policies", i, "encryption"), f"policy {policy.name!r} needs {needed}"
 

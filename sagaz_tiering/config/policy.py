@@ -16,41 +16,11 @@ from sagaz_tiering.config.units import Duration, DurationOrZero, format_duration
 from sagaz_tiering.storage_class import StorageClass
 
 
-class Rewrite(StrEnum):
-    """Whether a save may replace a snapshot of the same id that is there with other content, or archived."""
-
-    ALLOW = "allow"
-    REFUSE = "refuse"
-
-
 class Durability(StrEnum):
     """Which server must have a snapshot before its save is acknowledged."""
 
     HOT = "hot"
     DURABLE = "durable"
-
-
-class ClockSource(StrEnum):
-    """From which time a snapshot's ages are counted."""
-
-    SAGA_END = "saga_end"
-    CREATED_AT = "created_at"
-    SAVED_AT = "saved_at"
-
-
-class FrameEncryption(StrEnum):
-    """How archived snapshots are encrypted by us, beside what the store does."""
-
-    NONE = "none"
-    PER_SAGA = "per-saga"
-
-
-class Retention(StrEnum):
-    """Whose word counts for when a snapshot expires: the policy's `retain` or the snapshot's own `retention_until`."""
-
-    LONGEST = "longest"
-    POLICY = "policy"
-    SNAPSHOT = "snapshot"
 
 
 FOREVER: Literal["forever"] = "forever"
@@ -95,18 +65,18 @@ class Policy(StrictModel):
     """Moves in order of age, each to a colder class; none: stays hot and durable."""
     retain: Retain | None = None
     """Age at which the snapshot is deleted everywhere, or `forever`; absent: its own `retention_until` decides."""
-    retention: Retention = Retention.LONGEST
+    retention: Literal["longest", "policy", "snapshot"] = "longest"
     """Whose word counts: `retain` (`policy`), the snapshot's own `retention_until` (`snapshot`), or the later one."""
-    clock: ClockSource = ClockSource.SAGA_END
+    clock: Literal["saga_end", "created_at", "saved_at"] = "saga_end"
     """From when ages count: `saga_end`, when the newest snapshot of the saga was made, so that a saga moves and expires
     as one; or of each snapshot by itself `created_at`, or `saved_at`, so that a back-fill does not move all at once."""
     running_at_most: Duration = timedelta(days=30)
     """With `clock: saga_end`, what is this old of a saga that is `running` still moves all the same (after `after`)."""
     linger: DurationOrZero = timedelta(hours=24)
     """How long a due snapshot may wait for its pack to fill up before the pack is sealed undersized."""
-    encryption: FrameEncryption = FrameEncryption.NONE
+    encryption: Literal["none", "per-saga"] = "none"
     """`per-saga`: what is packed is encrypted under a key of its saga, which `forget` destroys; see `encryption`."""
-    rewrite: Rewrite = Rewrite.ALLOW
+    rewrite: Literal["allow", "refuse"] = "allow"
     """`refuse`: a save with an id that is archived, or there with other content, raises; each save looks first."""
     even_if_costlier: bool = False
     """Move even what costs more to move than that saves, such as small packs."""
@@ -121,19 +91,19 @@ class Policy(StrictModel):
     @property
     def lifetime(self) -> timedelta | None:
         """The age at which `retain` ends a snapshot; None: `retain` ends none."""
-        if self.retention is Retention.SNAPSHOT or not isinstance(self.retain, timedelta):
+        if self.retention == "snapshot" or not isinstance(self.retain, timedelta):
             return None
         return self.retain
 
     @property
     def is_for_ever(self) -> bool:
         """Whether no snapshot of the policy ever expires, whatever it says itself."""
-        return self.retention is not Retention.SNAPSHOT and self.retain == FOREVER
+        return self.retention != "snapshot" and self.retain == FOREVER
 
     @property
     def asks_snapshot(self) -> bool:
         """Whether a snapshot's own `retention_until` counts, alone or beside `retain`."""
-        return self.retention is not Retention.POLICY and not self.is_for_ever
+        return self.retention != "policy" and not self.is_for_ever
 
     @field_validator("retain")
     @classmethod
@@ -151,8 +121,8 @@ class Policy(StrictModel):
 
     @field_validator("retention")
     @classmethod
-    def _check_retention(cls, retention: Retention, info: ValidationInfo) -> Retention:
-        if retention is Retention.POLICY and info.data.get("retain", FOREVER) is None:
+    def _check_retention(cls, retention: str, info: ValidationInfo) -> str:
+        if retention == "policy" and info.data.get("retain", FOREVER) is None:
             raise problem(
                 "`policy` needs `retain`, a duration or forever: nothing else would end a snapshot, or keep it"
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal
@@ -120,29 +119,14 @@ class BudgetSettings(StrictModel):
     """Most dollars of the same, retrieval and early deletion included, storage not; null: no limit."""
 
 
-class Retrieval(StrEnum):
-    """How fast S3 makes archived bytes readable, and at which price."""
-
-    EXPEDITED = "Expedited"
-    STANDARD = "Standard"
-    BULK = "Bulk"
-
-
-class OnArchived(StrEnum):
-    """What a read of archived bytes does."""
-
-    RAISE = "raise"
-    REQUEST = "request"
-
-
 class RestoreSettings(StrictModel):
     """How archived snapshots come back."""
 
-    tier: Retrieval = Retrieval.STANDARD
+    tier: Literal["Expedited", "Standard", "Bulk"] = "Standard"
     """How fast, where a request does not say."""
     days: Annotated[int, Field(ge=1, le=3650)] = 7
     """How long they stay readable, where a request does not say."""
-    on_archived: OnArchived = OnArchived.RAISE
+    on_archived: Literal["raise", "request"] = "raise"
     """`raise`: a read of archived bytes says how to restore them; `request`: it also asks for it."""
     webhook: SecretStr | None = None
     """URL that is told (POST of JSON) when a restore has ended."""
@@ -183,29 +167,12 @@ class DaemonSettings(StrictModel):
     """How long a running step may take to finish after SIGTERM."""
 
 
-class LogLevel(StrEnum):
-    """Least important event that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    AUTO = "auto"
-    JSON = "json"
-    CONSOLE = "console"
-
-
 class LogSettings(StrictModel):
     """What is logged, and how."""
 
-    level: LogLevel = LogLevel.INFO
+    level: Literal["debug", "info", "warning", "error"] = "info"
     """Least important event that is logged."""
-    format: LogFormat = LogFormat.AUTO
+    format: Literal["auto", "json", "console"] = "auto"
     """`auto` is `console` on a terminal and `json` elsewhere."""
 
 

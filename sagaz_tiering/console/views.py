@@ -35,7 +35,7 @@ async def policies(documents: Documents, _: Asked) -> dict[str, Any]:
             "durability": policy.durability.value,
             "moves": [{"to": move.to.value, "after": format_duration(move.after)} for move in policy.move],
             "retain": format_duration(policy.retain) if isinstance(policy.retain, timedelta) else policy.retain,
-            **{name: getattr(policy, name).value for name in ("retention", "clock", "encryption", "rewrite")},
+            **{name: getattr(policy, name) for name in ("retention", "clock", "encryption", "rewrite")},
         }
         for policy in in_force.policies
     ]

@@ -18,7 +18,6 @@ import asyncpg
 from sagaz_tiering.app.parts import Parts
 from sagaz_tiering.catalog.migrations import check_schema, current_version
 from sagaz_tiering.catalog.saga_keys import SagaKeys
-from sagaz_tiering.config.policy import FrameEncryption
 from sagaz_tiering.doctor.finding import Findings
 from sagaz_tiering.drivers.postgresql.pool import CONNECT_S, Database
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -160,7 +159,7 @@ async def check_encryption(parts: Parts, found: Findings) -> None:
         keyring = Keyring(keys, parts.master_keys())
         try:
             if parts.config.encryption is not None:
-                names = [each.name for each in parts.config.policies if each.encryption is not FrameEncryption.NONE]
+                names = [each.name for each in parts.config.policies if each.encryption != "none"]
                 users = f"for {', '.join(names)}" if names else "though no policy asks for it"
                 found.ok("encryption.master_key", f"{await keyring.check()} wraps and unwraps, {users}")
             await _data_keys(found, keyring, keys, needed=parts.config.encryption is not None)

@@ -18,12 +18,9 @@ from sagaz_tiering.attributes import SEPARATOR, tokens_of
 from sagaz_tiering.config.patterns import ANY, Match, outcome_of
 from sagaz_tiering.config.policy import (
     UNMATCHED,
-    ClockSource,
     Durability,
     Move,
     Policy,
-    Retention,
-    Rewrite,
     name_problems,
 )
 from sagaz_tiering.config.schema import dotted
@@ -37,13 +34,11 @@ from sagaz_tiering.storage_class import StorageClass
 __all__ = [
     "NOT_PROMISED",
     "UNMATCHED",
-    "ClockSource",
     "Decision",
     "Durability",
     "Move",
     "Policy",
     "PolicySet",
-    "Rewrite",
     "SagaEnd",
     "latest",
 ]
@@ -308,7 +303,7 @@ def _digest(policies: Sequence[Policy], keys: set[str] | None = None) -> str:
     texts = [policy.model_dump(mode="json", include=keys) for policy in policies]
     for policy, text in zip(policies, texts, strict=True):
         # As before there were such keys: an update of this package changes no revision.
-        if policy.retention is Retention.LONGEST:
+        if policy.retention == "longest":
             text.pop("retention", None)
         if policy.match.outcome == ANY and "match" in text:
             text["match"].pop("outcome")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import ANY, RUNNING
-from sagaz_tiering.config.policy import UNMATCHED, ClockSource, Policy, Retention
+from sagaz_tiering.config.policy import UNMATCHED, Policy
 from sagaz_tiering.config.units import format_duration, micros
 from sagaz_tiering.policy.rule import NOT_PROMISED
 
@@ -95,7 +95,7 @@ class Decision(NamedTuple):
 
     @property
     def _clock(self) -> str:
-        return "the end of its saga" if self.rule.clock is ClockSource.SAGA_END else str(self.rule.clock)
+        return "the end of its saga" if self.rule.clock == "saga_end" else str(self.rule.clock)
 
     @property
     def end(self) -> str:
@@ -124,7 +124,7 @@ class Decision(NamedTuple):
             why = "its own retention_until"
         elif self.expires_us == self.clock_us + micros(lifetime):
             why = f"the policy retains it {format_duration(lifetime)} after {self._clock}"
-            if rule.retention is Retention.POLICY and self.retention_us is not None:
+            if rule.retention == "policy" and self.retention_us is not None:
                 why += ", whatever its own retention_until says"
         else:
             policy_says = f"{format_duration(lifetime)} after {self._clock}"

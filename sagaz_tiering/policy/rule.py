@@ -7,7 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.config.patterns import RUNNING, attributes_matcher, matcher, outcome_of
-from sagaz_tiering.config.policy import ClockSource, Policy, Retention
+from sagaz_tiering.config.policy import Policy
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -87,10 +87,10 @@ class PolicyRule:
         self.lifetime_us = None if policy.lifetime is None else micros(policy.lifetime)
         self.is_for_ever = policy.is_for_ever
         self.own_counts = policy.asks_snapshot
-        self.by_policy_alone = policy.retention is Retention.POLICY
-        self.by_snapshot_alone = policy.retention is Retention.SNAPSHOT
-        self.by_save = policy.clock is ClockSource.SAVED_AT
-        self.by_end = policy.clock is ClockSource.SAGA_END
+        self.by_policy_alone = policy.retention == "policy"
+        self.by_snapshot_alone = policy.retention == "snapshot"
+        self.by_save = policy.clock == "saved_at"
+        self.by_end = policy.clock == "saga_end"
         # Else each snapshot keeps to its own date.
         self.keeps_promises = of_sagas and self.by_end and not self.by_policy_alone and not self.by_snapshot_alone
         self.running_us = max(micros(policy.running_at_most), self.first_after_us or 0)

@@ -13,7 +13,6 @@ from uuid import UUID
 from sagaz_tiering.catalog.locations import FrameLocation, SnapshotLocation
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.codec.value import Record
-from sagaz_tiering.config.sections import OnArchived
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import (
     ConfigError,
@@ -169,7 +168,7 @@ class Restorer:
         usual = self._tiers.settings.restore
         return await self._tiers.catalog.restores.request(
             wanted,
-            retrieval=usual.tier.value if tier is None else tier,
+            retrieval=usual.tier if tier is None else tier,
             days=usual.days if days is None else days,
             into_hot=into == "hot",
             who=who,
@@ -179,7 +178,7 @@ class Restorer:
 
     async def met(self, archived: SnapshotArchived) -> None:
         """A read met this: with `on_archived: request` the restore is asked for, and the error tells its id."""
-        if self._tiers.settings.restore.on_archived is OnArchived.REQUEST:
+        if self._tiers.settings.restore.on_archived == "request":
             asked = await self.request(Wanted(snapshot_ids=archived.snapshot_ids), who="on_archived: request")
             archived.restore_id = None if asked is None else asked.restore_id
 

@@ -192,7 +192,7 @@ async def _explained(reader: Reader, copies: Sequence[Copy], whole: SagaExplanat
         policy=decision.policy,
         policy_revision=policies.revision,
         matched=decision.rule.match.text,
-        clock=decision.rule.clock.value,
+        clock=decision.rule.clock,
         reason=_reason(decision, None if in_pack is None else in_pack.storage_class, told),
         clock_at=from_micros(decision.clock_us),
         due_at=_at(decision.due_us),

@@ -32,7 +32,7 @@ from sagaz_tiering.errors import (
     SnapshotLost,
 )
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.policy import Durability, Policy, Rewrite
+from sagaz_tiering.policy import Durability, Policy
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.merge import Copy
@@ -67,14 +67,14 @@ class Freezer:
 
     def may_ask(self, policy: Policy) -> bool:
         """Whether `asks` must be asked about saves by this policy; for most that is all."""
-        return bool(self._freshness.held or self._held) or policy.rewrite is Rewrite.REFUSE
+        return bool(self._freshness.held or self._held) or policy.rewrite == "refuse"
 
     async def asks(self, meta: SnapshotMeta, policy: Policy) -> bool:
         """Whether a save must be looked at first, by the holds that the last look told of."""
         held = self._freshness.held
         if held != self._held:
             self._held, self._names = held, [matcher(Match.model_validate_json(one).saga_name) for one in held]
-        if policy.rewrite is Rewrite.REFUSE:
+        if policy.rewrite == "refuse":
             return True
         if not held:
             return False
@@ -111,11 +111,11 @@ class Freezer:
         try:
             copies = await self._reader.copies(meta.snapshot_id)
         except CatalogUnavailable:
-            if policy.rewrite is Rewrite.REFUSE or policy.durability is Durability.DURABLE:
+            if policy.rewrite == "refuse" or policy.durability is Durability.DURABLE:
                 raise
             return True  # Redis acknowledges alone; the job `age` meets the hold
         held = await self._reader.held([copy.ref for copy in copies]) if copies else set()
-        refused = policy.rewrite is Rewrite.REFUSE and bool(copies)
+        refused = policy.rewrite == "refuse" and bool(copies)
         if not held and not refused:
             return True
         if await self._is_same(copies[0], snapshot, meta):

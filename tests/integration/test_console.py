@@ -28,7 +28,6 @@ from sagaz_tiering import SagaSnapshot, saga_uuid
 from sagaz_tiering.catalog.surveys import Holding
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import Match
-from sagaz_tiering.config.sections import OnArchived
 from sagaz_tiering.console import documents, saga_views, serve_console
 from sagaz_tiering.console.actions import openapi
 from sagaz_tiering.console.render import MOST_ALL_TEXT, MOST_CHILDREN, MOST_NODES, MOST_TEXT, Node, tree_of
@@ -258,7 +257,7 @@ async def test_saga_shows_any_state_of_it_and_what_is_archived(shop: Product) ->
         later = re.search(r'hx-get="([^"]+)" hx-trigger="load"', page)
         assert later
         assert "archived in GLACIER" in await browser.get(later[1])
-        adjust(shop.runtime.job_context(), restore__on_archived=OnArchived.REQUEST)
+        adjust(shop.runtime.job_context(), restore__on_archived="request")
         for path in ("?n=0", "/state?n=1", "/diff?a=0&b=1", "/changes?a=0&b=1"):
             await browser.get(f"/sagas/{saga}{path}")
         assert await shop.runtime.catalog.restores.newest(1) == []  # a look asks for no restore

@@ -91,6 +91,7 @@ def test_embedded_example_keeps_everything_under_one_directory() -> None:
         ("daemon: 9464\n", "tiering.yaml:5: daemon: must be a mapping"),
         ("policies: {name: x}\n", "tiering.yaml:5: policies: must be a list (lines that start with -)"),
         ("log:\n  level: inof\n", "tiering.yaml:6: log.level: 'inof' is not one of debug, info, warning, error; did"),
+        ("limits: {on_unsupported: txt}\n", "on_unsupported: 'txt' is not one of refuse, text; did you mean text?"),
         ("log: {format: xml}\n", "tiering.yaml:5: log.format: 'xml' is not one of auto, json, console"),
         ("embedded: {redis: maybe}\n", "embedded.redis: must be true or false"),
         ("embedded: {redis: true}\n", "embedded.data_dir: is required but missing; add it, or set "

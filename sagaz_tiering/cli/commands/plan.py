@@ -176,7 +176,7 @@ def _policy_row(policy: Policy) -> tuple[object, ...]:
         policy.name,
         policy.match.text,
         "PostgreSQL" if policy.durability is Durability.DURABLE else "Redis",
-        policy.clock.value,
+        policy.clock,
         moves or "never",
         _retained(policy),
     )

@@ -23,7 +23,7 @@ from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.entries import BuiltFrame
 from sagaz_tiering.packs.frame import build_frames
-from sagaz_tiering.policy import ClockSource, Decision, Policy
+from sagaz_tiering.policy import Decision, Policy
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
@@ -112,7 +112,7 @@ def _build_some(context: JobContext, work: Sequence[Work], supplies: FrameSuppli
             continue
         record = _with_attributes(context, record, supplies)
         # Where a saga expires as a whole, what its snapshots ask for themselves does not part them.
-        bucket = "" if decision.rule.clock is ClockSource.SAGA_END else expiry_bucket(decision.expires_us)
+        bucket = "" if decision.rule.clock == "saga_end" else expiry_bucket(decision.expires_us)
         groups.setdefault((claim, decision.policy, bucket, record.meta.saga_name), []).append((record, decision))
     return _parts(groups, context.settings.tiers.cold.pack, supplies)
 

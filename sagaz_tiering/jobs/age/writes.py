@@ -23,7 +23,6 @@ from sagaz_tiering.catalog.frame_index import AlreadyPacked
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.codec.header import is_in_pack
-from sagaz_tiering.config.policy import FrameEncryption
 from sagaz_tiering.costs.economics import upload_cost
 from sagaz_tiering.errors import MasterKeyUnavailable
 from sagaz_tiering.hot.layout import ClaimedSaga
@@ -177,7 +176,7 @@ class AgeWrites:
 
 def needs_key(policy: Policy) -> bool:
     """Whether frames of that policy are encrypted."""
-    return policy.encryption is FrameEncryption.PER_SAGA
+    return policy.encryption == "per-saga"
 
 
 class RunKeys:

@@ -23,7 +23,6 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.sagas import promised_us
 from sagaz_tiering.config.lint import used_policies
-from sagaz_tiering.config.policy import ClockSource, Retention
 from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.errors import CorruptPack, MassDelete, ObjectStoreError
@@ -205,7 +204,7 @@ def _may_end_earlier(old: Policy, new: Policy) -> bool:
     if (old.match, old.retention) != (new.match, new.retention):
         return True
     # No saga ends before any of its snapshots was made.
-    if old.clock is not new.clock and (old.clock, new.clock) != (ClockSource.CREATED_AT, ClockSource.SAGA_END):
+    if old.clock != new.clock and (old.clock, new.clock) != ("created_at", "saga_end"):
         return True
     if old.retain == new.retain or new.is_for_ever:
         return False
@@ -244,7 +243,7 @@ def _named(name: str, policy: Policy | None) -> str:
         return f"{name!r} (as recorded)"
     retain = policy.retain
     said = "no retain" if retain is None else f"retain {retain if isinstance(retain, str) else format_duration(retain)}"
-    return f"{name!r} ({said}{'' if policy.retention is Retention.LONGEST else f', retention {policy.retention}'})"
+    return f"{name!r} ({said}{'' if policy.retention == 'longest' else f', retention {policy.retention}'})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
