@@ -18,7 +18,8 @@ from sagaz_tiering.codec.typed_json import from_tagged, tag
 from sagaz_tiering.snapshot import SagaSnapshot
 
 _EQUAL_IF_SAME: Final = frozenset({str, int, bool})
-_SETS: Final = frozenset({"~set", "~frozenset"})
+_UNORDERED: Final = frozenset({"~set", "~frozenset", "~dict"})
+_OF_ELEMENTS: Final = _UNORDERED | {"~tuple"}
 _USUAL_PATH: Final = 200
 _MOST_OF_PATHS: Final = 100_000_000
 """Characters of paths beyond the usual length: a context may have keys of megabytes, and each path below names them."""
@@ -145,16 +146,12 @@ class _Walk:
             self._changed(old, new, place)
         elif tag == "~object" and old[tag][0] == new[tag][0]:
             self.values(old[tag][1], new[tag][1], place.inside(tag, 1))
-        elif tag == "~dict":
-            self._pairs(old[tag], new[tag], place.inside(tag))
-        elif tag == "~tuple":
-            self._elements(old[tag], new[tag], place.inside(tag))
-        elif tag in _SETS:
-            self._set(old[tag], new[tag], place.inside(tag))
+        elif tag in _OF_ELEMENTS:
+            self._elements(old[tag], new[tag], place.inside(tag), tag)
         elif tag is None and type(old) is dict:
             self._members(old, new, place)
         elif type(old) is list:
-            self._elements(old, new, place)
+            self._elements(old, new, place, None)
         elif canonical(old) != canonical(new):
             self._changed(old, new, place)
 
@@ -174,55 +171,43 @@ class _Walk:
             return
         for key, value in old.items():
             if key not in new:
-                self._removed(value, place.member(key))
+                self._note(ChangeKind.REMOVED, place.member(key), value)
             elif not _is_plainly_same(value, new[key]):
                 self.values(value, new[key], place.member(key))
         for key, value in new.items():
             if key not in old:
-                self._added(value, place.member(key))
+                self._note(ChangeKind.ADDED, place.member(key), value)
 
-    def _elements(self, old: Sequence[Any], new: Sequence[Any], place: _Place) -> None:
+    def _elements(self, old: Sequence[Any], new: Sequence[Any], place: _Place, tag: str | None) -> None:
+        """Of a list or tuple, of a set, or the pairs of a dict whose keys are not all text."""
         if self._told_whole(old, new, place):
             return
-        for i, j, kind in _steps(align(old, new, self._effort), len(old), len(new)):
-            if kind is ChangeKind.REMOVED:
-                self._removed(old[i], place.element(i, j))
-            elif kind is ChangeKind.ADDED:
-                self._added(new[j], place.element(i, j))
-            elif not _is_plainly_same(old[i], new[j]):
-                self.values(old[i], new[j], place.element(i, j))
-
-    def _set(self, old: Sequence[Any], new: Sequence[Any], place: _Place) -> None:
-        if self._told_whole(old, new, place):
-            return
-        for i, j, kind in _steps(align(old, new, self._effort, equal_only=True), len(old), len(new)):
-            if kind is ChangeKind.REMOVED:
-                self._removed(old[i], place.inside(j))
-            elif kind is ChangeKind.ADDED:
-                self._added(new[j], place.inside(j))
-
-    def _pairs(self, old: Sequence[Any], new: Sequence[Any], place: _Place) -> None:
-        """Of a dict whose keys are not all text."""
-        if self._told_whole(old, new, place):
-            return
-        together = align([key for key, _ in old], [key for key, _ in new], self._effort, equal_only=True)
+        is_dict, is_list = tag == "~dict", tag not in _UNORDERED
+        before, after = ([key for key, _ in side] if is_dict else side for side in (old, new))
+        together = align(before, after, self._effort, equal_only=not is_list)
         for i, j, kind in _steps(together, len(old), len(new)):
-            key, _ = new[j] if kind is ChangeKind.ADDED else old[i]
-            at = place.inside(j).named(key)
-            if kind is ChangeKind.REMOVED:
-                self._removed(old[i][1], at, key=key)
-            elif kind is ChangeKind.ADDED:
-                self._added(new[j][1], at, key=key)
+            at = place.element(i, j) if is_list else place.inside(j)
+            value = new[j] if kind is ChangeKind.ADDED else old[i]
+            if not is_dict:
+                if kind is not ChangeKind.CHANGED:
+                    self._note(kind, at, value)
+                elif is_list and not _is_plainly_same(value, new[j]):
+                    self.values(value, new[j], at)
+                continue
+            key, value = value
+            at = at.named(key)
+            if kind is not ChangeKind.CHANGED:
+                self._note(kind, at, value, key)
             else:
-                self.values(old[i][1], new[j][1], at.inside(1))
+                self.values(value, new[j][1], at.inside(1))
 
-    def _added(self, new: Any, place: _Place, key: Any = None) -> None:
-        self.found.append(ValueChange(kind=ChangeKind.ADDED, path=place.after, pointer=place.pointer, new=new, key=key))
-
-    def _removed(self, old: Any, place: _Place, key: Any = None) -> None:
-        self.found.append(
-            ValueChange(kind=ChangeKind.REMOVED, path=place.before, pointer=place.pointer, old=old, key=key)
-        )
+    def _note(self, kind: ChangeKind, place: _Place, value: Any, key: Any = None) -> None:
+        """What was added or removed."""
+        if kind is ChangeKind.ADDED:
+            change = ValueChange(kind=kind, path=place.after, pointer=place.pointer, new=value, key=key)
+        else:
+            change = ValueChange(kind=kind, path=place.before, pointer=place.pointer, old=value, key=key)
+        self.found.append(change)
 
     def _changed(self, old: Any, new: Any, place: _Place) -> None:
         self.found.append(
