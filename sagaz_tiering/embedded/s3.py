@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from sagaz_tiering.embedded.account import Account, unprivileged_account
-from sagaz_tiering.embedded.server import EXTRA, HOST, TALK_S, EmbeddedServer, ServerCommand
-from sagaz_tiering.errors import ConfigError, MissingDependencyError
+from sagaz_tiering.embedded.server import EXTRA, HOST, EmbeddedServer, ServerCommand
+from sagaz_tiering.errors import MissingDependencyError
 
-REGION = "us-east-1"
 _PARTS = ("moto", "flask", "flask_cors")
 
 
@@ -60,30 +59,14 @@ class S3Server(EmbeddedServer):
         uid, gid = (0, 0) if self._account is None else (self._account.uid, self._account.gid)
         ours = {s3_app.KEY_ID: self.credentials.access_key_id, s3_app.SECRET: self.credentials.secret_access_key}
         env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MOTO_", "SAGAZ_"))}
-        return ServerCommand(
-            argv=[sys.executable, "-m", s3_app.__name__, str(self.port), str(uid), str(gid)],
-            env=env | ours | {"MOTO_PORT": str(self.port), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            cwd=self.data_dir,
-        )
+        argv = [sys.executable, "-m", s3_app.__name__, *map(str, (self.port, uid, gid))]
+        if self._bucket is not None:
+            argv.append(self._bucket)
+        env |= ours | {"MOTO_PORT": str(self.port), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        return ServerCommand(argv=argv, env=env, cwd=self.data_dir)
 
     async def _talk(self) -> None:
-        import aiohttp  # whoever finds the server running needs none of it
+        from sagaz_tiering.embedded.s3_app import READY
 
-        from sagaz_tiering.embedded.s3_app import signed_headers
-
-        method, path = ("GET", "/moto-api/") if self._bucket is None else ("PUT", f"/{self._bucket}")
-        key_id, secret = self.credentials
-        url = f"{self.endpoint}{path}"
-        headers = signed_headers(method, url, key_id=key_id, secret=secret, region=REGION)
-        timeout = aiohttp.ClientTimeout(total=TALK_S)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.request(method, url, headers=headers) as answer,
-            ):
-                if answer.status not in (200, 409):
-                    said = (await answer.text())[:300]
-                    what = "its own key" if self._bucket is None else f"the bucket {self._bucket!r}"
-                    raise ConfigError(f"the embedded S3 server refuses {what}: {said}")
-        except aiohttp.ClientError as exc:
-            raise ConnectionError(f"{type(exc).__name__}: {exc}") from exc
+        if self._process is None or READY not in self._process.log_tail():  # who answers may be another one
+            raise ConnectionError("it is not ready")

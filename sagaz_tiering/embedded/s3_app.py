@@ -1,10 +1,10 @@
 """The embedded S3 server's process: moto behind a look at every request's signature, never as root.
 
-    python -m sagaz_tiering.embedded.s3_app PORT UID GID     (UID 0: as we are)
+    python -m sagaz_tiering.embedded.s3_app PORT UID GID [BUCKET]     (UID 0: as we are)
 
 The key comes in the environment (`KEY_ID`, `SECRET`). An unprivileged account may not be able to read the files of this
 interpreter, so all that is needed is loaded before the process becomes that account. Signatures (AWS version 4) are
-made by us, and looked at for every request; botocore signs.
+looked at for every request; botocore makes what they should be. READY in the log says that the port is ours.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 KEY_ID, SECRET = "SAGAZ_EMBEDDED_S3_KEY_ID", "SAGAZ_EMBEDDED_S3_SECRET"
+READY = "ready: the port is ours"
 _PR_SET_PDEATHSIG = 1
 _FORBIDDEN = (
     b'<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -31,13 +32,6 @@ _FORBIDDEN = (
 )
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-
-def signed_headers(method: str, url: str, *, key_id: str, secret: str, region: str) -> dict[str, str]:
-    """The headers of a request without body."""
-    request = AWSRequest(method, url)
-    S3SigV4Auth(Credentials(key_id, secret), "s3", region).add_auth(request)
-    return dict(request.headers.items())
 
 
 def _is_signed(method: str, path: str, query: str, headers: Mapping[str, str], *, key_id: str, secret: str) -> bool:
@@ -88,8 +82,8 @@ def _only_signed(app: Wsgi, key_id: str, secret: str) -> Wsgi:
     return guarded
 
 
-def _warmed_up() -> Wsgi:
-    """moto, with all that it loads only when it is needed."""
+def _warmed_up(bucket: str | None) -> Wsgi:
+    """moto, with all that it loads only when it is needed, and with that bucket."""
     for name in ("xml.dom.expatbuilder", "encodings.hex_codec"):  # for uploads in parts
         import_module(name)
     from moto import backends
@@ -117,6 +111,8 @@ def _warmed_up() -> Wsgi:
         ("POST", "/moto-api/reset", b""),
     ):
         client.open(path, method=method, data=body, headers=first).close()
+    if bucket is not None and (answer := client.open(f"/{bucket}", method="PUT", headers=first)).status_code != 200:
+        sys.exit(f"the bucket {bucket!r} is refused: {answer.get_data(as_text=True)[:300]}")
     return app
 
 
@@ -137,13 +133,14 @@ def main() -> None:
     from moto.moto_server.werkzeug_app import MotoRequestHandler
     from werkzeug.serving import make_server
 
-    port, uid, gid = map(int, sys.argv[1:])
+    port, uid, gid = map(int, sys.argv[1:4])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    app = _only_signed(_warmed_up(), os.environ.pop(KEY_ID), os.environ.pop(SECRET))
+    app = _only_signed(_warmed_up(next(iter(sys.argv[4:]), None)), os.environ.pop(KEY_ID), os.environ.pop(SECRET))
     server = make_server("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
     if uid:
         _become(uid, gid)
+    print(READY, flush=True)
     server.serve_forever()
 
 

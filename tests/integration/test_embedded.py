@@ -337,6 +337,12 @@ async def test_damaged_cluster_shows_what_the_server_says(own_postgres: OwnPostg
     assert "postgresql.log" in error.hint
 
 
+async def test_bucket_that_s3_refuses_is_told(folder: Path) -> None:
+    """The S3 server does not come up without its bucket, and the error says why."""
+    with pytest.raises(ConfigError, match=r"(?s)embedded S3 ended at once.*bucket 'no' is refused.*InvalidBucket"):
+        await S3Server(folder, bucket="no").start()
+
+
 async def test_failed_server_takes_the_others_down(data_dir: Path, new_processes: NewProcesses) -> None:
     """If one of the servers does not come up, none is left running and the folder is free again."""
     async with EmbeddedServers.start(data_dir, s3=False) as servers:
