@@ -74,19 +74,12 @@ class Body:
         if self.damage is not None or self.value is None:
             raise self.damage or errors.CorruptRecord(f"snapshot {self.snapshot_id} has no bytes")
         decoded = await decode_value(self.value)
-        check_answer(decoded, snapshot_id=self.snapshot_id)
-        if self.entry is not None:
-            self._check_marked(decoded, self.entry)
-        return decoded
-
-    def _check_marked(self, decoded: SagaSnapshot, entry: SavedEntry) -> None:
-        """Raise CorruptRecord unless the bytes are of the save that the object's mark tells of."""
-        check_answer(decoded, saga_id=entry.saga_id)
+        check_answer(decoded, snapshot_id=self.snapshot_id, saga_id=None if self.entry is None else self.entry.saga_id)
         of_bytes = SavedEntry.of(SnapshotMeta.of(decoded, saved_us=0, body_crc=0), "")
-        if not of_bytes.is_same_save(entry):
-            raise errors.CorruptRecord(
-                f"the object of snapshot {self.snapshot_id} holds another save than its mark tells of"
-            )
+        if not self.belongs_to(of_bytes):
+            said = f"the object of snapshot {self.snapshot_id} holds another save than its mark tells of"
+            raise errors.CorruptRecord(said)
+        return decoded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +98,14 @@ class OpenBucket:
         except errors.ObjectNotFound:
             return None
         except errors.ObjectArchived:
-            return await self._unread(snapshot_id, None)
+            return await self._unread(snapshot_id)
         except errors.CorruptPack as exc:
             damage = errors.CorruptRecord(f"snapshot {snapshot_id}: {exc}")
             damage.__cause__ = exc
             return await self._unread(snapshot_id, damage)
         return Body(snapshot_id=snapshot_id, found=found, entry=_entry(snapshot_id, found, value), value=value)
 
-    async def _unread(self, snapshot_id: UUID, damage: errors.CorruptRecord | None) -> Body | None:
+    async def _unread(self, snapshot_id: UUID, damage: errors.CorruptRecord | None = None) -> Body | None:
         found = await self.store.find(s3_keys.data_key(snapshot_id))
         if found is None:
             return None
@@ -120,11 +113,8 @@ class OpenBucket:
 
     async def look(self, snapshot_id: UUID) -> Body | None:
         """The object of a snapshot without its bytes: one HEAD, unless it lost its mark."""
-        found = await self.store.find(s3_keys.data_key(snapshot_id))
-        if found is None:
-            return None
-        entry = _entry(snapshot_id, found)
-        return Body(snapshot_id=snapshot_id, found=found, entry=entry) if entry else await self.fetch(snapshot_id)
+        body = await self._unread(snapshot_id)
+        return body if body is None or body.entry else await self.fetch(snapshot_id)
 
     async def entries(
         self, prefix: str, *, start_after: str = "", first_page: int = 2**31
