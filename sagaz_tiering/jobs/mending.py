@@ -72,14 +72,13 @@ def sort_out(saga_id: UUID, whole: Gathered) -> tuple[list[bytes], list[UUID], l
 
 def strange_of(saga_id: UUID, headers: Sequence[IndexedHeader]) -> list[Strange]:
     """The same of headers. Pure."""
-    saga, found = saga_id.bytes, []
-    for header in headers:
-        if not header.is_ours():
-            found.append(_no_entry(header.member))
-        elif not _stands(saga, header):
-            members = [each.member for each in headers]
-            found.append(_of_another(saga_id, header.member, header.head or b"", members))
-    return found
+    saga = saga_id.bytes
+    strange = [header for header in headers if not (header.is_ours() and _stands(saga, header))]
+    members = [header.member for header in headers] if strange else []
+    return [
+        _of_another(saga_id, each.member, each.head or b"", members) if each.is_ours() else _no_entry(each.member)
+        for each in strange
+    ]
 
 
 def _stands(saga: bytes, header: IndexedHeader) -> bool:
