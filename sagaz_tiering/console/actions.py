@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cache
 from typing import Any, Final
 
 from sagaz_tiering.catalog.holds import Coverage
@@ -11,19 +10,8 @@ from sagaz_tiering.catalog.restores import RETRIEVALS, Wanted
 from sagaz_tiering.config.load import config_of
 from sagaz_tiering.console.access import Visitor
 from sagaz_tiering.console.documents import Documents
-from sagaz_tiering.console.routes import (
-    Asked,
-    BadQuestion,
-    Endpoint,
-    NotThere,
-    Parameter,
-    action,
-    described,
-    id_of,
-    there,
-)
+from sagaz_tiering.console.routes import Asked, BadQuestion, Endpoint, NotThere, Parameter, action, id_of, there
 from sagaz_tiering.console.saga_views import SAGA_ID
-from sagaz_tiering.console.views import VIEWS
 from sagaz_tiering.costs.lines import difference
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.operations.survey import planned
@@ -148,9 +136,3 @@ async def compare(documents: Documents, asked: Asked) -> dict[str, Any]:
     before, after = [await planned(runtime.job_context(), each, now) for each in (runtime.policies, others)]
     changed = plain(difference(before.lines, after.lines))
     return {"plan": before.to_dict(), "other": after.to_dict(), "difference": changed}
-
-
-@cache
-def openapi() -> dict[str, Any]:
-    """The OpenAPI document of `/api/v1`, of all that can be looked at and done."""
-    return described(VIEWS, (*ACTIONS, COMPARE, export))

@@ -21,11 +21,11 @@ from yarl import URL
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.sections import ConsoleSettings
 from sagaz_tiering.console.access import COOKIE, Access, TooManyTries, Visitor
-from sagaz_tiering.console.actions import ACTIONS, COMPARE, compare, export, openapi
+from sagaz_tiering.console.actions import ACTIONS, COMPARE, compare, export
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.console.render import STATIC, pages
 from sagaz_tiering.console.routes import API, MOST_FILE, Action, Asked, BadQuestion, ConsoleView, Endpoint, NotThere
-from sagaz_tiering.console.views import VIEWS
+from sagaz_tiering.console.views import VIEWS, openapi
 from sagaz_tiering.daemon.health import DaemonState
 from sagaz_tiering.daemon.listening import listening
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot, SagazTieringError, TierUnavailable

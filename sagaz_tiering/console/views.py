@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
 from typing import Any, Final
 
 from sagaz_tiering.catalog.history import NEWEST
 from sagaz_tiering.catalog.surveys import NEWEST as NEWEST_PACK
 from sagaz_tiering.config.units import format_duration
+from sagaz_tiering.console.actions import ACTIONS, COMPARE, export
 from sagaz_tiering.console.documents import Documents
-from sagaz_tiering.console.routes import Asked, Parameter, id_of, there, view
+from sagaz_tiering.console.routes import Asked, Parameter, described, id_of, there, view
 from sagaz_tiering.console.saga_views import SAGA_VIEWS
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
@@ -169,3 +171,9 @@ VIEWS: Final = (
     *(overview, *SAGA_VIEWS, policies, plan, plan_now, restores, restore, holds, erasures, erasure, quarantine),
     *(packs, pack, audit),
 )
+
+
+@cache
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document of `/api/v1`, of all that can be looked at and done."""
+    return described(VIEWS, (*ACTIONS, COMPARE, export))

@@ -29,9 +29,8 @@ from sagaz_tiering.catalog.surveys import Holding
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.console import documents, saga_views, serve_console
-from sagaz_tiering.console.actions import openapi
 from sagaz_tiering.console.render import MOST_ALL_TEXT, MOST_CHILDREN, MOST_NODES, MOST_TEXT, Node, tree_of
-from sagaz_tiering.console.views import VIEWS
+from sagaz_tiering.console.views import VIEWS, openapi
 from sagaz_tiering.costs.plan import Plan
 from sagaz_tiering.exports.verify import verify_export
 

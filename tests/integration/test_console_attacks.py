@@ -16,7 +16,7 @@ from support.snapshots import make
 from support.tiers import Product
 
 from sagaz_tiering.console.access import COOKIE
-from sagaz_tiering.console.actions import openapi
+from sagaz_tiering.console.views import openapi
 
 EXAMPLES = 6
 MOST_PAGE = 1_500_000
