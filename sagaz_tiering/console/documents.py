@@ -17,7 +17,7 @@ from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.catalog.surveys import Holding
 from sagaz_tiering.daemon.health import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
-from sagaz_tiering.operations.status import StoreTotals, history, take_stock
+from sagaz_tiering.operations.status import StoreTotals, history, spent_of, take_stock
 from sagaz_tiering.operations.survey import planned
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
@@ -112,7 +112,6 @@ class Documents:
 
     async def _tiers(self) -> dict[str, Any]:
         totals = await self._look()
-        budget = self.runtime().settings.budget
         waiting = totals.hot.sagas_due if totals.hot else None
         return {
             "at": plain(totals.at),
@@ -120,12 +119,7 @@ class Documents:
             "holdings": plain(sorted(totals.holdings, key=_warmest_first)),
             "due": {"hot_sagas": waiting, "durable_snapshots": totals.durable.due},
             "open_work": plain(list(totals.open_work)),
-            "spent_today": {
-                "requests": sum(each.requests for each in totals.spent_today),
-                "usd": sum(each.usd for each in totals.spent_today),
-                "requests_per_day": budget.requests_per_day,
-                "usd_per_day": budget.usd_per_day,
-            },
+            "spent_today": spent_of(self.runtime().settings.budget, totals.spent_today),
         }
 
     async def _look(self) -> StoreTotals:

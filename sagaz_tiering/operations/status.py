@@ -20,6 +20,7 @@ from sagaz_tiering.catalog.mark import MarkLook
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.catalog.surveys import HOUR, ColdTotal, Holding, OpenWork
 from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.config.sections import BudgetSettings
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError, SchemaMismatch, TierUnavailable
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.ownership import look, refuse
@@ -123,14 +124,18 @@ async def _hot_tier(context: JobContext) -> dict[str, Any]:
 
 async def _spending(context: JobContext, now: datetime) -> dict[str, Any]:
     """What the jobs spent today (UTC), and the budget."""
-    today, budget = await context.catalog.spending.on(now.date()), context.settings.budget
+    today = await context.catalog.spending.on(now.date())
+    by_kind = {spent.kind: {"requests": spent.requests, "usd": spent.usd} for spent in today}
+    return {"day": now.date().isoformat(), **spent_of(context.settings.budget, today), "by_kind": by_kind}
+
+
+def spent_of(budget: BudgetSettings, spent: Sequence[Spent]) -> dict[str, Any]:
+    """The sums beside what a day may have (None: no limit)."""
     return {
-        "day": now.date().isoformat(),
-        "requests": sum(spent.requests for spent in today),
-        "usd": sum(spent.usd for spent in today),
+        "requests": sum(each.requests for each in spent),
+        "usd": sum(each.usd for each in spent),
         "requests_per_day": budget.requests_per_day,
         "usd_per_day": budget.usd_per_day,
-        "by_kind": {spent.kind: {"requests": spent.requests, "usd": spent.usd} for spent in today},
     }
 
 
