@@ -18,7 +18,7 @@ from sagaz_tiering.codec.value import encode, to_value
 from sagaz_tiering.config.patterns import matcher
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
-SEEDS = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_SEEDS", "4"))
+SEEDS = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_SEEDS", "3"))
 FIRST = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_FIRST", "0"))
 ATTRIBUTES = [
     {"name": "order_id", "path": "order.id"},

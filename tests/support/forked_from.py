@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import rich.table  # noqa: F401
 import structlog  # noqa: F401
@@ -23,3 +24,4 @@ async def _read_what_s3_is() -> None:
 
 
 asyncio.run(_read_what_s3_is())
+gc.freeze()  # no process that is forked looks through all of this for garbage
