@@ -1,7 +1,7 @@
 """Legal holds: what must not expire, be erased or be lost in a rewrite, by saga or by match, with who and why.
 
 While a snapshot is held its retention is suspended: it stays readable past its expiry. Every deletion asks inside
-a transaction that placing a hold waits for (`steady`), so that a hold, once acknowledged, lost nothing to a
+a transaction that placing a hold waits for (`hold_still`), so that a hold, once acknowledged, lost nothing to a
 deletion that was under way.
 """
 
@@ -252,7 +252,7 @@ class Holds(Repository):
     async def covering(
         self, snapshots: Sequence[Named], conn: Connection | None = None, *, ends: Mapping[UUID, SagaEnd] | None = None
     ) -> set[UUID]:
-        """Of these snapshots, the held ones; `conn` of `steady` where something is deleted by the answer.
+        """Of these snapshots, the held ones; `conn` of `hold_still` where something is deleted by the answer.
 
         `ends`: where their sagas end, of those of which Redis may know newer ends than PostgreSQL.
         """

@@ -154,8 +154,7 @@ class Restores(Repository):
 
     async def packs(self, restore_id: UUID, state: str, after: int, limit: int) -> list[Pack]:
         """Packs of a request in a state."""
-        rows = await self._db.fetch(_SQL["packs"], restore_id, state, after, limit)
-        return [of_row(Pack, row) for row in rows]
+        return [of_row(Pack, row) for row in await self._db.fetch(_SQL["packs"], restore_id, state, after, limit)]
 
     async def set_pack(self, restore_id: UUID, pack_id: int, state: str, error: str | None = None) -> None:
         """A pack is in another state now."""

@@ -29,7 +29,7 @@ EXACT_PACKS = 20_000
 """So many packs are looked at one by one; more are put together by day, expiry bucket and size."""
 EXACT_SNAPSHOTS = 200_000
 """So many snapshots of packs that have begun to expire are counted; of more, the share is estimated."""
-MOSTRULED = 50_000
+MOST_NAMES = 50_000
 """Distinct (saga, step, status) of the durable copies that are looked at."""
 _TOTALS = load(__package__, "totals")
 KEPT = timedelta(days=731)
@@ -67,7 +67,7 @@ class Surveys(Repository):
         by_rules = others and each and overview["live"] <= EXACT_SNAPSHOTS
         if by_rules:
             ruling = sorted({*policies.ruling_attributes, *in_force.ruling_attributes})
-            names = await self._db.fetch(_SQL["archived_names"], MOSTRULED, ruling)
+            names = await self._db.fetch(_SQL["archived_names"], MOST_NAMES, ruling)
             revisions = policies.retention_revision, in_force.retention_revision
             rules = _archived_rules(names, policies, in_force)
             counted = _by_pack(await self._db.fetch(_SQL["archived_by_rules"], now, *revisions, ruling, *rules))
@@ -99,10 +99,10 @@ class Surveys(Repository):
     async def durable(self, policies: PolicySet, now: datetime) -> tuple[list[Due], list[Expired], list[str]]:
         """Durable copies that are due or expired at `now` by these policies."""
         ruling = list(policies.ruling_attributes)
-        names = await self._db.fetch(_SQL["durable_names"], MOSTRULED, ruling)
+        names = await self._db.fetch(_SQL["durable_names"], MOST_NAMES, ruling)
         notes = []
-        if len(names) == MOSTRULED:
-            notes.append(f"durable copies: only the {MOSTRULED:,} most frequent names are looked at")
+        if len(names) == MOST_NAMES:
+            notes.append(f"durable copies: only the {MOST_NAMES:,} most frequent names are looked at")
         due, expired = [], []
         for row in await self._db.fetch(_SQL["durable_due"], now, ruling, *_rules(names, policies)):
             if row["expired"]:

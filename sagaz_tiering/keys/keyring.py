@@ -188,5 +188,4 @@ class Keyring:
 
     async def _rewrapped(self, row: WrappedKey) -> WrappedKey:
         async with self._gate:
-            secret = await self.masters.unwrap(row)
-            return await self.masters.wrap(secret, row.key_id, row.saga_id)
+            return await self.masters.wrap(await self.masters.unwrap(row), row.key_id, row.saga_id)

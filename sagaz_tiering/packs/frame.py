@@ -246,8 +246,7 @@ class _Head(wire.Cursor):
         return super().remaining + self._behind
 
     def skip(self, length: int) -> int:
-        here = super().remaining
-        if here < length <= self.remaining:
+        if super().remaining < length <= self.remaining:
             raise _Longer(self._at + length)
         return super().skip(length)
 
