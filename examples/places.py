@@ -8,13 +8,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sagaz_tiering.embedded import EmbeddedServers
@@ -48,7 +46,8 @@ async def open_places(
     `durable`: those started flush what they acknowledge. `more`: arguments that the script itself reads.
     """
     given = _arguments(description, more, redis=redis, postgres=postgres, s3=s3)
-    with _new_folder() as folder:
+    with TemporaryDirectory(prefix="sagaz-tiering-example-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         async with EmbeddedServers.start(
             folder / "servers",
             redis=redis and not given.redis,
@@ -107,14 +106,3 @@ def _bucket(given: Any, started: EmbeddedServers) -> dict[str, Any]:
     if given.s3:
         return {"bucket_name": given.bucket, "endpoint_url": given.s3}
     return {"bucket_name": BUCKET, "endpoint_url": started.s3_endpoint, **started.s3_credentials._asdict()}
-
-
-@contextmanager
-def _new_folder() -> Iterator[Path]:
-    """One that PostgreSQL's account can pass through, should this run as root."""
-    folder = Path(tempfile.mkdtemp(prefix="sagaz-tiering-example-"))
-    os.chmod(folder, 0o711)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

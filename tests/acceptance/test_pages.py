@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -24,7 +23,6 @@ async def test_five_minutes_lead_from_nothing_to_own_snapshots_in_a_pack(tmp_pat
     """In an empty folder, on servers that the commands start themselves; then they run on, as beside a daemon."""
     if any(answers(port) for port in (5432, 6379)):
         pytest.skip("this machine has servers of its own, which `init` takes, and who may log in there is not known")
-    os.chmod(tmp_path, 0o711)  # PostgreSQL's account passes through it
     made, _, rest = (DOCS / "start.md").read_text(encoding="utf-8").partition("## Save")
     async with operator(tmp_path, HOME=str(tmp_path)) as newcomer:
         await newcomer.follow(made)
