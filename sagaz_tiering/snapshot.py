@@ -94,9 +94,17 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+_NOT_PLAIN = {
+    *("snapshot_id", "saga_id", "replay_id", "original_saga_id", "new_saga_id"),
+    *("created_at", "retention_until", "expires_at", "completed_at", "tier", "replay_status"),
+}
+"""Fields that are ids, times or enums; what is in others is the caller's, whatever its type."""
+
+
 def _as_dict(record: Any, *names: str) -> dict[str, Any]:
     """Fields as JSON has them (all, or those named): ids and times as text, of an enum its value."""
-    return {name: _plain(getattr(record, name)) for name in names or record.__dataclass_fields__}
+    found = {name: getattr(record, name) for name in names or record.__dataclass_fields__}
+    return {name: _plain(value) if name in _NOT_PLAIN else value for name, value in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +369,6 @@ def replay_record(result: Any) -> dict[str, Any]:
         record |= {name: as_uuid(record[name], name) for name in ("replay_id", "original_saga_id", "new_saga_id")}
         times = ("created_at",) if result.completed_at is None else ("created_at", "completed_at")
         record |= {name: as_utc(record[name], name) for name in times}
-        return {name: _plain(value) for name, value in record.items()}
+        return {name: _plain(value) if name in _NOT_PLAIN else value for name, value in record.items()}
     except (AttributeError, ValueError) as exc:
         raise InvalidSnapshot(f"not a replay result: {exc}") from exc

@@ -86,7 +86,7 @@ def aws_session(
 ) -> Any:
     """A session of the SDK, every client of which (those that fetch credentials too) knows the server that it asks.
 
-    Without an access key its clients find credentials as the SDK does, but when they need them (`aws_credentials`).
+    Without an access key its clients find credentials as the SDK does, but when they need them (`LateCredentials`).
     """
     core = _new_core()
     if access_key_id is None:

@@ -15,7 +15,7 @@ from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number, replay
 from support.tiers import NOW
 
 from sagaz_tiering.errors import InvalidSnapshot, NaiveTimestamp, NotSerializable
-from sagaz_tiering.snapshot import ReplayResult, ReplayStatus
+from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, Tier
 from sagaz_tiering.storage.base import SnapshotStorage
 
 KEYS = [
@@ -155,6 +155,21 @@ async def test_every_text_comes_back(storage: SnapshotStorage) -> None:
         await save(storage, result)
         assert await storage.get_replay_log(number(1)) == result.to_dict()
         assert await storage.list_replays(SAGA) == [result.to_dict()]
+
+
+async def test_values_of_other_types_are_exact_or_refused(storage: SnapshotStorage) -> None:
+    """Never quietly another value, and the same as `to_dict` has."""
+    for field in ("checkpoint_step", "initiated_by", "error_message", "context_override"):
+        for value in (number(7), NOW, Tier.HOT):
+            result = replay(1, **{field: value})
+            assert result.to_dict()[field] is value
+            try:
+                await save(storage, result)
+            except InvalidSnapshot:
+                continue
+            found = await storage.get_replay_log(number(1))
+            assert found is not None
+            assert (type(found[field]), found[field]) == (type(value), value)
 
 
 async def test_times_with_other_offsets_are_kept_in_utc(storage: SnapshotStorage) -> None:

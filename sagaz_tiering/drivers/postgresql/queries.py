@@ -21,7 +21,7 @@ import orjson
 
 from sagaz_tiering.attributes import escape, unescaped
 from sagaz_tiering.config.patterns import UNWRITABLE
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import ConfigError, InvalidSnapshot
 from sagaz_tiering.snapshot import as_utc
 
 _MARK = "-- name: "
@@ -82,8 +82,14 @@ def checked_text(text: str, name: str) -> str:
 
 
 def replay_row(record: Mapping[str, Any], override: Any) -> tuple[Any, ...]:
-    """The columns of a replay log that everybody has, of `replay_record`, with the context override as it is stored."""
+    """The columns of a replay log that everybody has, of `replay_record`, with the context override as it is stored.
+
+    Raises InvalidSnapshot for a text that is none.
+    """
     error, completed = record["error_message"], record["completed_at"]
+    for name in ("checkpoint_step", "initiated_by", "error_message"):
+        if type(record[name]) is not str and not (name == "error_message" and error is None):
+            raise InvalidSnapshot(f"{name} must be a str, not {type(record[name]).__name__}")
     return (
         *(UUID(record[name]) for name in ("replay_id", "original_saga_id", "new_saga_id")),
         *(to_column(record["checkpoint_step"]), override, to_column(record["initiated_by"]), record["replay_status"]),
