@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.attributes import key_of
-from sagaz_tiering.catalog.leases import Repository, micros, of_row
+from sagaz_tiering.catalog.leases import Repository, micros
 from sagaz_tiering.catalog.patterns import expression
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import to_micros
@@ -28,6 +28,7 @@ from sagaz_tiering.drivers.postgresql.queries import from_column, joined, load, 
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "find")
 _ROUTES: Final = ("by_place", "by_names", "by_statuses", "by_holds", "by_keys")
@@ -302,6 +303,31 @@ def _present(row: Any) -> Present:
         body_crc=0,
         attributes=from_column(row["of_attributes"] or ""),
     )
-    dated = None if row["dated_by"] is None else (row["dated_by"], row["policy"])
-    pack = None if row["bucket"] is None else of_row(PackGroup, row)
-    return of_row(Present, row, meta=meta, recorded_us=micros(row["expires_at"]), dated=dated, pack=pack)
+    return Present(
+        snapshots=row["snapshots"],
+        meta=meta,
+        recorded_us=micros(row["expires_at"]),
+        is_own_date_known=row["is_own_date_known"],
+        in_redis=row["in_redis"],
+        storage_class=row["storage_class"],
+        dated=None if row["dated_by"] is None else (row["dated_by"], row["policy"]),
+        held=row["held"],
+        pack=None if row["bucket"] is None else _pack(row),
+    )
+
+
+def _pack(row: Any) -> PackGroup:
+    return PackGroup(
+        policy=row["policy"],
+        storage_class=StorageClass(row["storage_class"]),
+        bucket=row["bucket"],
+        retention_revision=row["retention_revision"],
+        packs=row["packs"],
+        bytes=row["bytes"],
+        snapshots=row["snapshots"],
+        packed=row["packed"],
+        min_created_at=row["min_created_at"],
+        max_clock_at=row["max_clock_at"],
+        class_since=row["class_since"],
+        next_expiry_at=row["next_expiry_at"],
+    )

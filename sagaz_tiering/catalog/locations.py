@@ -214,8 +214,19 @@ def _columns(saves: Sequence[Saved]) -> list[list[Any]]:
 
 
 def frame_location(row: Any) -> FrameLocation:
-    """Of a row of a frame with its pack and its key."""
-    return of_row(FrameLocation, row, key=wrapped_key(row))
+    """Of a row of a frame with its pack and its key. Of each row of a read: by `of_row` it takes twice as long."""
+    return FrameLocation(
+        pack_id=row["pack_id"],
+        object_key=row["object_key"],
+        offset=row["offset"],
+        length=row["length"],
+        storage_class=StorageClass(row["storage_class"]),
+        object_size=row["object_size"],
+        encrypted=row["encrypted"],
+        key=wrapped_key(row),
+        digest=row["digest"],
+        most=row["most"],
+    )
 
 
 def _located(row: Any, saga: SagaEnd | None) -> SnapshotLocation:
