@@ -14,14 +14,15 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final
+from typing import Final
+from uuid import UUID
 
 from sagaz_tiering.codec.value import MAX_NAME_BYTES, MAX_US, MIN_US, text_bytes
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
 from sagaz_tiering.keys.frame_key import ADDED_BYTES
 from sagaz_tiering.packs import wire
 from sagaz_tiering.packs.attributes import MOST_BYTES, read_text, text_of
-from sagaz_tiering.packs.entries import Footer, FrameEntry, Frames, PackedSnapshot
+from sagaz_tiering.packs.entries import Footer, FrameEntry, PackedSnapshot
 from sagaz_tiering.packs.frame import MAX_FRAME_RAW_BYTES, MIN_FRAME_BYTES
 
 VERSION: Final = 1
@@ -133,7 +134,7 @@ def open_footer_content(raw: bytes, most: int | None = None, *, version: int = V
     cursor.end()
     frames = _frames(bare, counts, strings, block, expiries, attributes)
     known = {None, *(digest[:DICTIONARY_ID_BYTES] for digest in dictionaries)}
-    if any(frame.dictionary_id not in known for frame in bare):
+    if any(dictionary_id not in known for *_, dictionary_id, _ in bare):
         raise cursor.corrupt("a frame uses a dictionary that is not listed")
     head = Footer(pack_id=pack_id, catalog_id=catalog_id, created_us=created_us, dictionaries=dictionaries, frames=())
     return head, frames
@@ -149,7 +150,11 @@ def _check_most(cursor: wire.Cursor, count: int, what: str, most: int | None) ->
         raise cursor.corrupt(f"{count} {what}, where the catalog knows of {most} snapshots")
 
 
-def _read_frames(cursor: wire.Cursor, strings: list[str], most: int | None) -> tuple[list[FrameEntry], tuple[int, ...]]:
+_Bare = tuple[UUID, str, int, int, int, bytes, int, bytes | None, bytes | None]
+"""A frame without its snapshots: saga's id and name, offset, length, raw length, checksum, codec, dictionary, key."""
+
+
+def _read_frames(cursor: wire.Cursor, strings: list[str], most: int | None) -> tuple[list[_Bare], tuple[int, ...]]:
     """The frames, without their snapshots, and how many each has."""
     n = cursor.count(_FRAME_BYTES, "frames")
     _check_most(cursor, n, "frames", most)
@@ -170,11 +175,10 @@ def _read_frames(cursor: wire.Cursor, strings: list[str], most: int | None) -> t
         raise cursor.corrupt("a frame has a codec or flags that this version does not know")
     if min(counts) == 0:
         raise cursor.corrupt("a frame has no snapshots")
-    names = ("saga_id", "saga_name", "offset", "length", "raw_length", "checksum", "codec", "dictionary_id", "key_id")
     widths = ((wire.FLAG_DICTIONARY, DICTIONARY_ID_BYTES), (wire.FLAG_KEY, wire.KEY_ID_BYTES))
-    ids = (_flagged(cursor, flags, flag, width) for flag, width in widths)
-    rows = zip(saga_ids, saga_names, offsets, lengths, raw_lengths, checksums, codecs, *ids, strict=True)
-    return [FrameEntry(**dict[str, Any](zip(names, row, strict=True)), snapshots=()) for row in rows], counts
+    dictionary_ids, key_ids = (_flagged(cursor, flags, flag, width) for flag, width in widths)
+    columns = (saga_ids, saga_names, offsets, lengths, raw_lengths, checksums, codecs, dictionary_ids, key_ids)
+    return list(zip(*columns, strict=True)), counts
 
 
 def _flagged(cursor: wire.Cursor, flags: bytes, flag: int, width: int) -> list[bytes | None]:
@@ -211,7 +215,12 @@ def _read_sections(cursor: wire.Cursor, frames: int) -> list[bytes]:
 
 
 def _frames(
-    bare: Frames, counts: Sequence[int], strings: list[str], block: wire.MetaBlock, expiries: bytes, texts: list[bytes]
+    bare: Sequence[_Bare],
+    counts: Sequence[int],
+    strings: list[str],
+    block: wire.MetaBlock,
+    expiries: bytes,
+    texts: list[bytes],
 ) -> Iterator[FrameEntry]:
     """Each with its snapshots, of which a thousand or more are read at a time."""
     first = row = 0
@@ -220,16 +229,31 @@ def _frames(
         while end < len(bare) and count < _ROWS:
             count += counts[end]
             end += 1
-        sagas = [(bare[i].saga_id, bare[i].saga_name) for i in range(first, end) for _ in range(counts[i])]
+        sagas = [bare[i][:2] for i in range(first, end) for _ in range(counts[i])]
         metas, encodings = block.rows(row, sagas, strings)
         created = [meta.created_us for meta in metas]
         deltas = struct.unpack_from(f">{count}q", expiries, 8 * row)
         times = wire.read_times(block.cursor, created, deltas, -wire.MAX_EXPIRY_US + 1, wire.MAX_EXPIRY_US)
         snapshots = map(PackedSnapshot, metas, times, encodings)
         for i in range(first, end):
-            own = tuple(islice(snapshots, counts[i]))
-            if texts[i] and bare[i].key_id is None:
-                own = read_text(texts[i], own)
-            sealed = texts[i] if texts[i] and bare[i].key_id is not None else None
-            yield replace(bare[i], snapshots=own, sealed_attributes=sealed)
+            yield _frame(bare[i], tuple(islice(snapshots, counts[i])), texts[i])
         first, row = end, row + count
+
+
+def _frame(bare: _Bare, snapshots: tuple[PackedSnapshot, ...], text: bytes) -> FrameEntry:
+    saga_id, saga_name, offset, length, raw_length, checksum, codec, dictionary_id, key_id = bare
+    if text and key_id is None:
+        snapshots = read_text(text, snapshots)
+    return FrameEntry(
+        saga_id=saga_id,
+        saga_name=saga_name,
+        offset=offset,
+        length=length,
+        raw_length=raw_length,
+        checksum=checksum,
+        codec=codec,
+        dictionary_id=dictionary_id,
+        key_id=key_id,
+        snapshots=snapshots,
+        sealed_attributes=text if text and key_id is not None else None,
+    )

@@ -128,8 +128,8 @@ DISPUTED_FRAME: Final = bytes(16)
 
 def frame_digest(entry: FrameEntry) -> bytes:
     """16 bytes that vouch for a whole frame: blake2b of its header, which holds the checksum of the rest."""
-    ids = {"dictionary_id": entry.dictionary_id, "key_id": entry.key_id}
-    return wire.digest(packed_header(entry.raw_length, entry.checksum, **ids))
+    header = packed_header(entry.raw_length, entry.checksum, dictionary_id=entry.dictionary_id, key_id=entry.key_id)
+    return wire.digest(header)
 
 
 def check_vouched(payload: bytes, *, vouched: bytes | None, key_id: bytes | None) -> FrameHeader:
