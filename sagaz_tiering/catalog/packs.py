@@ -6,7 +6,7 @@ Every change runs in one transaction that checks the job's lease and the pack's 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -94,7 +94,7 @@ class Packs(Repository):
     async def start(self, pack: NewPack, lease: Lease, now: datetime) -> int:
         """Announce an upload; the pack's id."""
         async with fenced(self._db, lease) as conn:
-            return int(await conn.fetchval(_SQL["start"], *astuple(pack), lease.name, lease.epoch, now))
+            return int(await conn.fetchval(_SQL["start"], *_row_of(pack), lease.name, lease.epoch, now))
 
     async def activate(
         self, pack_id: int, frames: Frames, lease: Lease, now: datetime, *, elsewhere: Collection[UUID] | None = None
@@ -146,7 +146,7 @@ class Packs(Repository):
         steps = await steps_of(self._db, frames)
         async with fenced(self._db, lease, archive_lock=True) as conn:
             await conn.execute(_SQL["start_over"], pack.pack_uuid)
-            pack_id = int(await conn.fetchval(_SQL["start"], *astuple(pack), lease.name, lease.epoch, now))
+            pack_id = int(await conn.fetchval(_SQL["start"], *_row_of(pack), lease.name, lease.epoch, now))
             dead = await dead_among(conn, frames, pack_id)
             published = await insert_places(conn, pack_id, frames, steps, dead, replace=True)
             await conn.execute(_SQL["activate"], pack_id, published, now)
@@ -283,6 +283,12 @@ class Packs(Repository):
 
     async def _packs(self, query: str, *args: Any) -> list[Pack]:
         return [of_row(Pack, row) for row in await self._db.fetch(_SQL[query], *args)]
+
+
+def _row_of(pack: NewPack) -> list[Any]:
+    """In the order of its fields. Times become dates here: PostgreSQL counts microseconds as doubles."""
+    values = ((field.name, getattr(pack, field.name)) for field in fields(pack))
+    return [moment(value) if name.endswith("_us") else value for name, value in values]
 
 
 def _published(frames: Frames, left_out: Collection[UUID]) -> Iterator[tuple[SnapshotMeta, int | None]]:

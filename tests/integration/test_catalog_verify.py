@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,22 @@ async def test_command_tells_people_and_programs(shop: Product, places: Places, 
     assert answer.code == 6
     assert answer.document["found"] == {"missing": 1}
     assert answer.document["findings"][0]["item"] == lost
+
+
+async def test_packs_are_looked_at_when_their_first_snapshot_expires_however_far_away_that_is(places: Places) -> None:
+    """To the microsecond, beyond the year 2255 too, from which on a double counts no single ones."""
+    policies = [rule("kept", "*", {"STANDARD_IA": "7d"}, retain="110000d")]
+    async with product(config(**places, policies=policies)) as shop:
+        for at in range(3, 7):
+            created_at = shop.clock.now() + timedelta(days=at, microseconds=at)
+            shop.clock.advance(9 * DAY)
+            await save_all(shop, list(snapshots(1, start=at, created_at=created_at)))
+            shop.clock.advance(9 * DAY)
+            await shop.run("age")
+        rows = await shop.runtime.db.fetch(
+            "SELECT next_expiry_at, min(expires_at) FROM sagaz_tiering.packs "
+            "JOIN sagaz_tiering.snapshots USING (pack_id) GROUP BY pack_id"
+        )
+        assert len(rows) == 4
+        assert [row[0] for row in rows] == [row[1] for row in rows]
+        assert (await looked(shop)).clean

@@ -1,13 +1,10 @@
 -- name: start
--- $1-$14 in the order of NewPack, times in microseconds since 1970.
+-- $1-$14 in the order of NewPack.
 INSERT INTO sagaz_tiering.packs
     (pack_uuid, object_key, state, storage_class, byte_size, snapshot_count, live_count, footer_digest, policy,
      retention_revision, sha256, min_created_at, max_created_at, max_clock_at, next_expiry_at, attributes_revision,
      lease_name, lease_epoch, created_at, class_since)
-VALUES ($1, $2, 'UPLOADING', $3, $4, $5, 0, $6, $7, $8, $9,
-        timestamptz 'epoch' + $10::bigint * interval '1 microsecond', timestamptz 'epoch' + $11::bigint * interval '1 microsecond',
-        timestamptz 'epoch' + $12::bigint * interval '1 microsecond', timestamptz 'epoch' + $13::bigint * interval '1 microsecond',
-        $14, $15, $16, $17, $17)
+VALUES ($1, $2, 'UPLOADING', $3, $4, $5, 0, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $17)
 RETURNING pack_id
 
 -- name: start_over
