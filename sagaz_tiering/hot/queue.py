@@ -148,10 +148,13 @@ class HotQueue:
                 return
             first += _PAGE
 
-    async def requeue(self, saga_ids: Sequence[UUID], *, expiring: bool) -> None:
-        """Have `age` (or `expire`) look at these sagas once more, whenever they are due."""
+    async def requeue(self, saga_ids: Sequence[UUID], *, expiring: bool, at_us: int = 0) -> None:
+        """Have `age` (or `expire`) look at these sagas once more, whenever they are due.
+
+        With `at_us` as if they were due since then; what has been due for longer stays so.
+        """
         index = partial(self.due_index, expiring=expiring)
-        await self._connection.pipelined([("ZADD", index(each.hex[0]), "LT", 0, each.hex) for each in saga_ids])
+        await self._connection.pipelined([("ZADD", index(each.hex[0]), "LT", at_us, each.hex) for each in saga_ids])
 
     async def counts(self, now_us: int) -> dict[str, int]:
         """`sagas_waiting` for a move some day and `sagas_due` now."""

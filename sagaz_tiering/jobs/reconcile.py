@@ -152,7 +152,7 @@ async def _agree(one: _Pass) -> None:
                 left = list(set(saves.values()).difference(*leaving.values()))
                 await tell_untold(context, left, one.tally, one.lease)
         if one.lease is not None:
-            await context.hot.queue.requeue(saga_ids, expiring=False)
+            await context.hot.queue.requeue(saga_ids, expiring=False, at_us=context.now_us)
     await _remove_deleted(one)
     await _put_back(one)
     await _find_lost(one)

@@ -15,6 +15,7 @@ from support.payload import saga
 from support.processes import redis_do
 from support.tiers import DAY, NOW, Places, Product, config, product
 
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.embedded import RedisServer
 from sagaz_tiering.errors import HotTierUnavailable, SnapshotLost
 from sagaz_tiering.hot.tier import HotTier
@@ -642,3 +643,17 @@ async def test_redis_that_went_back_to_before_other_policies_moves_by_those_of_t
         dry, real = await shop.run("age", dry_run=True), await shop.run("age")
         assert dry.counts["snapshots"] == real.counts["snapshots"] == real.counts["archived"] == 2
         assert await shop.hot_count() == 0
+
+
+async def test_what_waited_for_a_move_before_a_reconciliation_has_waited_since_then_after_it(places: Places) -> None:
+    """That a daemon does not keep up must be seen after it, too."""
+    async with opened(places) as shop:
+        await saved(shop, saga(1, begun=NOW, saga_name=HOT))
+        shop.clock.advance(30 * DAY)
+        queue = shop.runtime.hot.queue
+        before = await queue.oldest_due_us(to_micros(shop.clock.now()))
+        await shop.runtime.catalog.hot_tier.doubt("a test", shop.clock.now())
+        await shop.run("reconcile")
+        assert (await shop.runtime.catalog.hot_tier.state()).trusted
+        assert before is not None
+        assert await queue.oldest_due_us(to_micros(shop.clock.now())) == before
