@@ -47,7 +47,7 @@ class CatchingUp(Repository):
     """Changes that others made while this catalog did not look."""
 
     async def apply(self, entries: Sequence[JournalEntry], lease: Lease) -> None:
-        """All of these, in one transaction; the fields of `body` are checked (`jobs.journal_format`)."""
+        """All of these, in one transaction; the fields of `body` are checked (`jobs.journal`)."""
         async with fenced(self._db, lease, archive_lock=True) as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", HOLD_LOCK)
             await _delete(conn, [entry for entry in entries if entry.kind == "delete"])
@@ -87,7 +87,7 @@ class CatchingUp(Repository):
         self, entries: Sequence[JournalEntry], now: datetime, in_redis: Collection[UUID]
     ) -> list[JournalEntry]:
         """Of these, those that this catalog, which is the bucket's owner, does not know so: told once more, they would
-        change something, or say of somebody else that he did it. Their fields are checked (`jobs.journal_format`);
+        change something, or say of somebody else that he did it. Their fields are checked (`jobs.journal`);
         `in_redis`: of the snapshots that they delete those that Redis had before this is asked."""
         of = {kind: [entry for entry in entries if entry.kind == kind] for kind in _TOLD}
         found = [entry for entry in entries if entry.at > now or entry.kind not in _TOLD]

@@ -187,12 +187,13 @@ def _page(saga_id: UUID, headers: Sequence[IndexedHeader]) -> HeadersPage:
 
 async def first_headers(context: JobContext, saga_ids: Iterable[UUID]) -> list[HeadersPage]:
     """The first headers of these sagas, which are all that most of them have, few trips for all; not of one whose index
-    is broken: whoever claims it makes it anew."""
+    is broken: whoever claims it makes it anew. Of one that has more nothing is read yet."""
     ids = list(dict.fromkeys(saga_ids))
     broken = set(await context.hot.queue.broken_indexes(ids))
     whole = [saga_id for saga_id in ids if saga_id not in broken]
     found = zip(whole, await context.hot.queue.first_headers(whole), strict=True)
-    return [_page(saga_id, headers) for saga_id, headers in found]
+    pages = (HeadersPage(saga_id, headers, ()) for saga_id, headers in found)
+    return [_page(page.saga_id, page.headers) if page.is_all else page for page in pages]
 
 
 async def all_headers(context: JobContext, first: Iterable[HeadersPage]) -> AsyncIterator[HeadersPage]:

@@ -6,7 +6,7 @@ older with what it finds in it (`age.frames`), and no pack that comes later need
 were at work as it began may have built frames already: it is not done while one of them goes on, and not any more once
 somebody publishes a pack that was built by other definitions.
 
-The order, each step repeatable: durable rows, by id; Redis, a value's header at a time; packs (`archived`), by id. A
+The order, each step repeatable: durable rows, by id; Redis, a value's header at a time; packs, by id. A
 run that was stopped goes on where it was, in Redis from the start. One that was done begins anew when it is ordered
 again: packs that were looked into by these definitions are left out. Of packs in archive classes those are read that
 are readable now; with `thaw` the others are asked for, and the next run finds them.
