@@ -6,6 +6,7 @@ moto holds the objects; a relay in front of it records the requests, and fails o
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -294,6 +295,25 @@ async def test_saga_of_many_pages_is_walked_oldest_first(
 
 class Crash(Exception):
     """The process died here."""
+
+
+@pytest.mark.parametrize("walked", ["saga_ids", "iter_snapshots", "iter_replay_logs"])
+async def test_walk_that_is_left_early_leaves_nothing_open(storage: S3SnapshotStorage, walked: str) -> None:
+    """The listings that it goes through are closed with it, not some time later by the event loop."""
+    await save_all(storage, [make(at, saga_id=number(at)) for at in range(3)])
+    for at in range(3):
+        await storage.save_replay_log(replay(at))
+    hooks, left = sys.get_asyncgen_hooks(), list[Any]()
+    sys.set_asyncgen_hooks(finalizer=left.append)
+    try:
+        walking = getattr(storage, walked)()
+        await anext(walking)
+        await walking.aclose()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+    for each in left:
+        await each.aclose()
+    assert left == []
 
 
 async def crashing_after(relay: Relay, count: int, work: Awaitable[object]) -> None:

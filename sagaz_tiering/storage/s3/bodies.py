@@ -172,7 +172,7 @@ async def take(source: AsyncIterator[T], count: int) -> list[T]:
 
 
 async def batches(source: AsyncGenerator[T, None], size: int) -> AsyncGenerator[list[T], None]:
-    """All items, `size` at a time; the source is closed with this."""
+    """All items, `size` at a time; the source is closed with this, which who may leave early closes."""
     async with aclosing(source):
         while batch := await take(source, size):
             yield batch

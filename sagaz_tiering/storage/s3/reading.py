@@ -94,22 +94,23 @@ async def snapshots(
     Raises SnapshotArchived where it comes to archived bytes.
     """
     last = None
-    async for batch in batches(entries, _WALKED_AT_ONCE):
-        now_us = bucket.now_us()
-        there = await bucket.bodies_of([entry for entry in batch if entry.is_live(now_us)])
-        bodies = {
-            body.snapshot_id: body
-            for entry, body in there
-            # The entries of one that was saved again are neighbours, so it is told of once.
-            if body.is_at(entry) and (body.entry or entry).is_live(now_us) and body.snapshot_id != last
-        }
-        for body in bodies.values():
-            last = body.snapshot_id
-            if body.is_archived:
-                _add_archived(bucket, [each for each in bodies.values() if each.is_archived], gaps)
-                gaps.check()
-            for found in gaps.readable([(last, await _decoded(body))]):
-                yield found
+    async with aclosing(batches(entries, _WALKED_AT_ONCE)) as listed:
+        async for batch in listed:
+            now_us = bucket.now_us()
+            there = await bucket.bodies_of([entry for entry in batch if entry.is_live(now_us)])
+            bodies = {
+                body.snapshot_id: body
+                for entry, body in there
+                # The entries of one that was saved again are neighbours, so it is told of once.
+                if body.is_at(entry) and (body.entry or entry).is_live(now_us) and body.snapshot_id != last
+            }
+            for body in bodies.values():
+                last = body.snapshot_id
+                if body.is_archived:
+                    _add_archived(bucket, [each for each in bodies.values() if each.is_archived], gaps)
+                    gaps.check()
+                for found in gaps.readable([(last, await _decoded(body))]):
+                    yield found
 
 
 def _add_archived(bucket: OpenBucket, archived: Sequence[Body], gaps: Gaps) -> None:
@@ -157,11 +158,12 @@ async def _decoded(body: Body) -> SagaSnapshot | CorruptRecord:
 
 async def saga_ids(bucket: OpenBucket, after: UUID | None) -> AsyncGenerator[UUID, None]:
     """Sagas with a live snapshot, ascending."""
-    async for batch in batches(_runs(bucket, after), _WALKED_AT_ONCE):
-        alive = await together(*(_has_live(bucket, run) for run in batch))
-        for (saga_id, _), is_alive in zip(batch, alive, strict=True):
-            if is_alive:
-                yield saga_id
+    async with aclosing(batches(_runs(bucket, after), _WALKED_AT_ONCE)) as runs:
+        async for batch in runs:
+            alive = await together(*(_has_live(bucket, run) for run in batch))
+            for (saga_id, _), is_alive in zip(batch, alive, strict=True):
+                if is_alive:
+                    yield saga_id
 
 
 async def entries_of_all(bucket: OpenBucket, after: UUID | None) -> AsyncGenerator[SavedEntry, None]:

@@ -70,10 +70,12 @@ async def ascending(
 ) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
     """Every record by id, or why it cannot be read."""
     start = "" if after is None else s3_keys.replay_key(after)
-    async for batch in batches(_keys(store, s3_keys.REPLAYS, s3_keys.parse_replay, start_after=start), _AT_ONCE):
-        for replay_id, record in await together(*(_tried(store, replay_id) for _, replay_id in batch)):
-            if record is not None:
-                yield replay_id, record
+    keys = _keys(store, s3_keys.REPLAYS, s3_keys.parse_replay, start_after=start)
+    async with aclosing(batches(keys, _AT_ONCE)) as listed:
+        async for batch in listed:
+            for replay_id, record in await together(*(_tried(store, replay_id) for _, replay_id in batch)):
+                if record is not None:
+                    yield replay_id, record
 
 
 async def _tried(store: S3RecordStore, replay_id: UUID) -> tuple[UUID, ReplayRecord | CorruptRecord | None]:
