@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 import typer
 
 from sagaz_tiering.cli.options import Bundle, ConfigOption, DebugOption, JsonOption, locate_config
-from sagaz_tiering.cli.stderr import report, say
+from sagaz_tiering.cli.stderr import UsageError, report, say
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.terminal import Grid, make_console, make_table, pretty_json, print_json, print_table, safe, show_when
 
@@ -46,6 +46,15 @@ class Call:
     config: Path | None = None
     as_json: bool = False
     debug: bool = False
+    typed: frozenset[str] = frozenset()
+    """The options and arguments that were given, by the names of their parameters; the others have their default."""
+
+    def refuse(self, *names: str, why: str, hint: str = "") -> None:
+        """Raise UsageError if one of these options is given, which would do nothing here."""
+        for name in names:
+            if name in self.typed:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} {why}", hint=hint or f"leave out {option}")
 
     def loaded(self) -> TieringConfig:
         """What the configuration says."""
@@ -180,16 +189,20 @@ def command(
                 taken += [_parameter(name, kind, default) for name, (kind, default) in bundle.options.items()]
 
         @wraps(work)
-        def run(*, as_json: bool, debug: bool, config: Path | None = None, **given: Any) -> None:
-            if "context" in given and given.pop("context").invoked_subcommand is not None:
+        def run(
+            *, context: typer.Context, as_json: bool, debug: bool, config: Path | None = None, **given: Any
+        ) -> None:
+            if context.invoked_subcommand is not None:
                 return
+            typed = frozenset(each for each in given if _is_typed(context, each))
 
             async def answer() -> int:
                 made = {
                     name: bundle.make({option: given.pop(option) for option in bundle.options})
                     for name, bundle in bundles.items()
                 }
-                found = await work(Call(config=config, as_json=as_json, debug=debug), **given, **made)
+                call = Call(config=config, as_json=as_json, debug=debug, typed=typed)
+                found = await work(call, **given, **made)
                 if isinstance(found, int):
                     return found
                 found.show(as_json=as_json)
@@ -197,9 +210,7 @@ def command(
 
             _execute(answer, as_json=as_json, debug=debug)
 
-        if group is not None and not name:
-            taken.append(_parameter("context", typer.Context))
-        parameters = [*taken, *shared]
+        parameters = [*taken, *shared, _parameter("context", typer.Context)]
         run.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]  # what Typer reads
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         if group is None:
@@ -211,6 +222,11 @@ def command(
 
 def _parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) -> NoReturn:

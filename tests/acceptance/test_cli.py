@@ -192,6 +192,27 @@ async def test_job_names_are_checked(config: Path) -> None:
     assert "did you mean 'transition'?" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (("status", "--days", "7"), "--days goes with --history"),
+        (("status", "--days", "30", "--watch"), "--days goes with --history"),  # although it is the default
+        (("status", "--every", "2"), "--every goes with --watch"),
+        (("status", "--history", "--every", "5"), "--every goes with --watch"),
+        (("status", "--history", "--count"), "--count is of what there is now"),
+        (("restores", str(uuid4()), "--limit", "5"), "--limit is of the list, which has no RESTORE_ID"),
+        (("erasures", str(uuid4()), "--cursor", "x"), "--cursor is of the list, which has no ERASURE_ID"),
+        (("hold", "--name", "order-*", "--reason", "case", "--future"), "--future goes with a SAGA_ID or --match"),
+    ],
+)
+async def test_options_that_would_do_nothing_are_refused(config: Path, given: tuple[str, ...], why: str) -> None:
+    """An option of another mode is not ignored: it is told where it goes, before any server is asked."""
+    answer = await cli(*given, "--config", config, "--json")
+    assert (answer.code, answer.document["type"]) == (2, "UsageError")
+    assert answer.document["error"].startswith(why)
+    assert answer.document["hint"]
+
+
 async def test_job_reports(config: Path) -> None:
     """A dry run counts and changes nothing; a run does it; a second finds nothing to do."""
     old = saga(1, begun=datetime.now(UTC) - timedelta(days=30))

@@ -53,6 +53,11 @@ async def hold(
         check_one_way(saga_id, filters)
     elif saga_id is not None or filters:
         raise UsageError("give either a SAGA_ID, what it is found by, or --match", hint="--match saga_name=payment-*")
+    if filters:
+        later = "--match holds what is still to come too, such as --match saga_name=payment-*"
+        call.refuse(
+            "future", why="goes with a SAGA_ID or --match: by filters each saga is held that is there now", hint=later
+        )
     if not reason.strip():
         raise UsageError("a legal hold needs a reason", hint="--reason TEXT: the case or order that asks for it")
     async with call.opened() as runtime:
@@ -228,6 +233,8 @@ async def erasures(
     page: Annotated[Paging, Paging.up_to(20)],
 ) -> Answer:
     """Receipts of erasures as they stand now. What is physically gone, and what waits for which pack."""
+    if erasure_id is not None:
+        call.refuse("limit", "cursor", why="is of the list, which has no ERASURE_ID")
     async with call.opened() as runtime:
         store, now = runtime.catalog.erasures, runtime.clock.now()
         if erasure_id is not None:

@@ -87,6 +87,8 @@ async def restores(
     page: Annotated[Paging, Paging.up_to(20)],
 ) -> Answer:
     """The newest restores and how far they are, or one of them."""
+    if restore_id is not None:
+        call.refuse("limit", "cursor", why="is of the list, which has no RESTORE_ID")
     async with call.opened() as runtime:
         store, now = runtime.catalog.restores, runtime.clock.now()
         if restore_id is not None:

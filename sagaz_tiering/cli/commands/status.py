@@ -61,6 +61,12 @@ async def status(
     if history:
         if watch:
             raise UsageError("--history changes by the hour", hint="leave out --watch")
+        call.refuse("count", why="is of what there is now, not for --history")
+    else:
+        call.refuse("days", why="goes with --history", hint="add --history, or leave out --days")
+    if not watch:
+        call.refuse("every", why="goes with --watch", hint="add --watch, or leave out --every")
+    if history:
         return await _history(call, days)
     async with call.opened() as runtime:
         if watch:
