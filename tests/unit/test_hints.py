@@ -17,6 +17,7 @@ from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.tiers import ColdSettings
 from sagaz_tiering.drivers.postgresql.refusals import missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.redis.answers import missing_right
+from sagaz_tiering.errors import ColdTierUnavailable
 from sagaz_tiering.objects.s3.answers import Asked, translated
 from sagaz_tiering.objects.s3.options import S3Options
 
@@ -143,6 +144,20 @@ def test_answer_of_s3_says_what_to_do(code: str, status: int, text: str, words: 
         S3Options(bucket="b", prefix="p", settings=ColdSettings(url="s3://bucket/p")),
     )
     assert [word for word in words if word not in error.hint] == []
+
+
+@pytest.mark.parametrize("code", ["BadDigest", "RequestTimeTooSkewed", "PermanentRedirect", "Whatever"])
+def test_busy_store_is_asked_again_whatever_code_it_has_for_it(code: str) -> None:
+    """409 of a write, 429 and 5xx: the status says so."""
+    for status in (409, 429, 500, 503):
+        answer = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        error = translated(
+            ClientError(answer, "PutObject"),  # type: ignore[arg-type]  # as much of it as is read
+            Asked(operation="PutObject", key="p/a.pack"),
+            S3Options(bucket="b", prefix="p", settings=ColdSettings(url="s3://bucket/p")),
+        )
+        assert type(error) is ColdTierUnavailable
+        assert not error.permanent
 
 
 def test_no_message_names_a_file_that_only_the_repository_has() -> None:

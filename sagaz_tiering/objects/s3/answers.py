@@ -1,4 +1,7 @@
-"""The one place where what S3 and its SDK say becomes ours: what headers tell of an object, and errors."""
+"""What S3 and its SDK say becomes ours: what headers tell of an object, errors, and that a store lacks a feature.
+
+Only a code that one request alone is answered with is judged beside that request.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sagaz_tiering.errors import BucketUnusable, ObjectExists, ObjectStoreError
-from sagaz_tiering.objects.s3.answers import error_code
+from sagaz_tiering.objects.s3.answers import error_code, lacks_feature
 from sagaz_tiering.objects.s3.calls import S3Calls
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ _UNSET = {
     "GetBucketLifecycleConfiguration": ("NoSuchLifecycleConfiguration",),
     "GetObjectLockConfiguration": ("ObjectLockConfigurationNotFoundError", "InvalidRequest"),
 }
-_NOT_THERE = ("NotImplemented", "MethodNotAllowed")
-"""What stores answer that do not have such settings at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ async def _setting(calls: S3Calls, operation: str) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = await calls.ask(operation)
     except ObjectStoreError as exc:
-        if error_code(exc) in (*_UNSET.get(operation, ()), *_NOT_THERE):
+        if lacks_feature(exc) or error_code(exc) in _UNSET.get(operation, ()):
             return {}
         raise
     return answer
@@ -108,7 +106,7 @@ async def honours_condition(calls: S3Calls, key: str, data: bytes) -> bool | Non
     except ObjectExists:
         return True
     except ObjectStoreError as exc:
-        if error_code(exc) == "NotImplemented":
+        if lacks_feature(exc):
             return None
         raise
     return False

@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import ObjectExists, ObjectNotFound, ObjectStoreError
 from sagaz_tiering.objects.base import DeleteFailure
-from sagaz_tiering.objects.s3.answers import error_code
+from sagaz_tiering.objects.s3.answers import error_code, lacks_feature
 from sagaz_tiering.objects.s3.calls import S3Calls
 
 BATCH = 1000
 """S3's limit on the keys of one DeleteObjects, and on the entries of one listing page."""
 
 _GONE = {"NoSuchKey", "NoSuchVersion"}
-_NO_BATCHES = {"NotImplemented", "MissingContentMD5"}
 
 T = TypeVar("T")
 
@@ -68,7 +67,7 @@ async def delete_unchanged(calls: S3Calls, key: str, *, etag: str, version_id: s
         # Some stores compare the unquoted ETag: nothing matches there.
         await _delete_one(calls, Version(key=key))
     except ObjectStoreError as exc:
-        if error_code(exc) != "NotImplemented":
+        if not lacks_feature(exc):
             raise
         await _delete_one(calls, Version(key=key))
     return True
@@ -146,7 +145,7 @@ async def _delete_batch(calls: S3Calls, versions: Sequence[Version]) -> tuple[li
     try:
         answer = await calls.ask("DeleteObjects", Delete={"Objects": objects})
     except ObjectStoreError as exc:
-        if error_code(exc) not in _NO_BATCHES:
+        if not lacks_feature(exc) and error_code(exc) != "MissingContentMD5":
             raise
         return await _delete_singly(calls, versions)
     failures = [

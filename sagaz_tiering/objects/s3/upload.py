@@ -13,7 +13,7 @@ from uuid import uuid4
 from botocore.exceptions import ClientError
 
 from sagaz_tiering.errors import ColdTierUnavailable, ObjectExists, ObjectNotFound, ObjectStoreError
-from sagaz_tiering.objects.s3.answers import MARK_METADATA, SHA256_METADATA, error_code, storage_class_of
+from sagaz_tiering.objects.s3.answers import MARK_METADATA, SHA256_METADATA, lacks_feature, storage_class_of
 from sagaz_tiering.objects.s3.calls import S3Calls
 from sagaz_tiering.objects.s3.delete import drop_old_versions, drop_replaced
 from sagaz_tiering.storage_class import StorageClass
@@ -45,7 +45,7 @@ async def swap(calls: S3Calls, upload: Upload, etag: str) -> None:
     try:
         await send(calls, upload, IfMatch=etag)
     except ObjectStoreError as exc:
-        if not isinstance(exc, ObjectExists) and error_code(exc) != "NotImplemented":
+        if not (isinstance(exc, ObjectExists) or lacks_feature(exc)):
             raise
         if (await calls.ask("HeadObject", key=upload.key)).get("ETag", "") != etag:
             said = f"PutObject of {upload.key}: it was replaced meanwhile; nothing was overwritten"
@@ -132,7 +132,7 @@ async def _conditionally(calls: S3Calls, upload: Upload, operation: str, **argum
             await ask(IfNoneMatch="*")
             return
         except ObjectStoreError as exc:
-            if error_code(exc) != "NotImplemented":
+            if not lacks_feature(exc):
                 raise
     # Two writers could still pass the look together; fresh keys make that a theoretical case.
     if await _token_of(calls, upload.key) is not None:
