@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import io
 import re
+import tokenize
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from test_architecture import ROOMS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sagaz_tiering"
+CODE = sorted(path for kind in ("py", "lua", "sql") for path in PACKAGE.rglob(f"*.{kind}"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMED = re.compile(r"`([\w/]+\.py): ([\w.]+)`")
 PATH = re.compile(r"`(?:\./)?([\w-]+(?:/[\w.-]+)*/?\.?[\w-]*\.(?:py|sql|lua|md|json|toml|txt))(?:: [\w.]+)?`")
@@ -27,6 +31,18 @@ ALONE = re.compile(r"`(_[a-z]\w*|_?[A-Z]\w+(?:\.\w+)?)`")
 ROOM_LINE = re.compile(r"^    (\w+(?: \| \w+)*)", re.MULTILINE)
 RAISED = re.compile(r"(?:\b[Rr]aises (?:an? )?|\belse )([A-Z]+[a-z]\w+)")
 """How docstrings begin to say which error there is."""
+FILE = re.compile(r"(?<!\w)[a-z\d_/.-]+\.(?:py|sql|lua|md)\b")
+COMMENT = re.compile(r"--.*")
+"""Of Lua and SQL."""
+BEGINS = {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+"""Behind these a text is a docstring."""
+CODED = re.compile(r"`([A-Za-z_]\w*(?:\.\w+)*)`")
+ABROAD = {
+    *("NNNN_name.sql", "OUT.partial", "SAGAZ_TIERING_TIERS__HOT__URL", "attributes.NAME", "sentinel_NAME"),
+    *("SagaTimeTravel", "Suspended", "ca_bundle", "depends_on", "otel", "redis.asyncio", "reschedule_job"),
+    *("sagaz_tiering_server_up", "test_redis_drivers", "__completed__", "__failed__", "__rolled_back__"),
+}
+"""What comments name that is no word of the package's code: of others, put together there, or an example."""
 MADE = {"reference/commands.md", "reference/errors.md", "contributing.md"}
 """Pages that only the site has; its build looks at links to them."""
 
@@ -50,6 +66,41 @@ def defined(path: Path) -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def said_and_done(path: Path) -> tuple[str, str]:
+    """The comments and docstrings of a file, and the rest of it."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return "\n".join(COMMENT.findall(text)), COMMENT.sub("", text)
+    said, done, before = list[str](), list[str](), tokenize.NEWLINE
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        is_said = token.type == tokenize.COMMENT or (token.type == tokenize.STRING and before in BEGINS)
+        (said if is_said else done).append(token.string)
+        before = before if token.type in (tokenize.COMMENT, tokenize.NL) else token.type
+    return "\n".join(said), " ".join(done)
+
+
+@cache
+def words() -> frozenset[str]:
+    """Those of the package's code: names, and in texts."""
+    return frozenset(word for path in CODE for word in re.findall(r"\w+", said_and_done(path)[1]))
+
+
+def is_there(name: str, homes: Iterable[Path]) -> bool:
+    """Whether `room.module.name` leads to something from one of these folders, if it begins with a module there."""
+    parts = name.split(".")
+    for home in homes:
+        at, left = home, list(parts)
+        while left and ((at / left[0]).is_dir() or (at / f"{left[0]}.py").exists()):
+            at /= left.pop(0)
+        if at == home:
+            continue
+        module = at / "__init__.py" if at.is_dir() else at.with_suffix(".py")
+        if not left or left[0] in re.findall(r"\w+", said_and_done(module)[1]):
+            return True
+    return not any((home / each).exists() for home in homes for each in (parts[0], f"{parts[0]}.py"))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_what_is_there(document: Path) -> None:
     """Each path, link and `file: function` of a document exists, from the root, the package or beside the document."""
@@ -71,6 +122,33 @@ def test_maps_name_what_is_in_a_file_beside_it(document: Path) -> None:
         known |= {name.partition(".")[2] for name in known}
         wrong += [f"{name}: {part[:60]}" for name in ALONE.findall(part) if files and name not in known]
     assert not wrong, "\n".join(wrong)
+
+
+def test_comments_name_what_is_there() -> None:
+    """Each file, module and name that a docstring or a comment of the package names, be it of Python, Lua or SQL."""
+    settings = (ROOT / "tests" / "nets" / "settings.md").read_text(encoding="utf-8")
+    wrong = []
+    for path in CODE:
+        said = said_and_done(path)[0]
+        homes = [each for each in path.parents if each.is_relative_to(PACKAGE)]
+        wrong += [
+            f"{path}: {file}" for file in FILE.findall(said) if not any((h / file).exists() for h in (ROOT, *homes))
+        ]
+        names = {name for name in CODED.findall(said) if f"`{name}`" not in settings and not FILE.fullmatch(name)}
+        wrong += [
+            f"{path}: {name}"
+            for name in sorted(names - ABROAD)
+            if not words().issuperset(name.split(".")) or ("." in name and not is_there(name, homes))
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("document", ["architecture.md", "scale.md"])
+def test_documents_of_the_code_use_its_words(document: str) -> None:
+    """Each name in lower case that they have in backticks is a word of the package's code."""
+    text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+    wrong = [name for name in CODED.findall(text) if name.islower() and "." not in name and name not in words()]
+    assert not wrong, wrong
 
 
 def test_architecture_draws_the_rooms_as_imports_are_kept() -> None:

@@ -1,1 +1,1 @@
-"""PostgreSQL: pool, named queries, migrations, and one translation of driver errors."""
+"""PostgreSQL: pool, named queries, and one translation of driver errors."""

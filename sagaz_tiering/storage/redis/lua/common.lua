@@ -1,4 +1,4 @@
--- What the scripts of the standalone storage share; put in front of each. Layout and terms: redis_keys.py.
+-- What the scripts of the standalone storage share; put in front of each. Layout and terms: storage/redis/keys.py.
 -- base is key prefix and shard, such as 'snapshot:{7f}'; saga and id are 32 hex digits.
 local function facts_of(text)
   local step, tag, nonce, size, expires, forward =
