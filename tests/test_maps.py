@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from test_architecture import ROOMS
 
+from sagaz_tiering.cli.app import _COMMANDS, _GROUPS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sagaz_tiering"
 CODE = sorted(path for kind in ("py", "lua", "sql") for path in PACKAGE.rglob(f"*.{kind}"))
@@ -43,6 +45,9 @@ ABROAD = {
     *("sagaz_tiering_server_up", "test_redis_drivers", "__completed__", "__failed__", "__rolled_back__"),
 }
 """What comments name that is no word of the package's code: of others, put together there, or an example."""
+FUNCTION = re.compile(r"CREATE (?:OR REPLACE )?FUNCTION sagaz_tiering\.(\w+)")
+IN_FORCE = re.compile(r"^\| (\d{4}_\w+) \| (.+) \|$", re.MULTILINE)
+VERBS = re.compile(r"^ *(\w+)  +(.+)$", re.MULTILINE)
 MADE = {"reference/commands.md", "reference/errors.md", "contributing.md"}
 """Pages that only the site has; its build looks at links to them."""
 
@@ -156,6 +161,24 @@ def test_architecture_draws_the_rooms_as_imports_are_kept() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     drawn = [tuple(line.split(" | ")) for line in ROOM_LINE.findall(text.partition("\n## ")[0])]
     assert drawn == [line for line in ROOMS if line != ("__main__",)]
+
+
+def test_architecture_says_where_functions_are_in_force() -> None:
+    """Its table has each function of the catalog beside the last migration that creates it."""
+    created = {
+        name: path.stem
+        for path in sorted((PACKAGE / "catalog" / "migrations").glob("*.sql"))
+        for name in FUNCTION.findall(path.read_text(encoding="utf-8"))
+    }
+    rows = IN_FORCE.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    assert {name: file for file, names in rows for name in CODED.findall(names)} == created
+
+
+def test_commands_are_where_their_room_says() -> None:
+    """The list in `cli/commands/__init__.py` is the registry's."""
+    text = ast.get_docstring(ast.parse((PACKAGE / "cli" / "commands" / "__init__.py").read_text())) or ""
+    told = {name: module for module, names in VERBS.findall(text) for name in names.split(", ")}
+    assert told == _COMMANDS | _GROUPS
 
 
 def test_orders_of_writes_are_where_the_map_says() -> None:

@@ -1,8 +1,9 @@
 """Which sagas there are, by what people know of them: newest first, a bounded look at a time, no archived byte touched.
 
 Sagas are told in the order of their places: when each began, then the last bits of its id. Triggers keep places,
-names, last steps and attributes (`migrations/0023_find.sql`). What is looked up here may have expired, and its
-attributes may be those of snapshots that have: whoever asks compares them with what is `present`.
+names, last steps and attributes (tables: `migrations/0023_find.sql`; functions: where docs/architecture.md says). What
+is looked up here may have expired, and its attributes may be those of snapshots that have: whoever asks compares them
+with what is `present`.
 """
 
 from __future__ import annotations
