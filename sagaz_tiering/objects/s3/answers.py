@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import aiohttp
 from botocore import exceptions as sdk
@@ -56,7 +56,8 @@ again (`If-None-Match` in https://docs.aws.amazon.com/AmazonS3/latest/API/API_Pu
 _FULL_HINT: Final = "bucket {bucket} or its account is full: raise the quota; what waits is kept where it is"
 _FEATURE_HINT: Final = "the store lacks a feature: try encryption: none, checksums: when_required or another class"
 
-_MEANS: Final[tuple[tuple[set[str], type[SagazTieringError], str], ...]] = (
+_Means: TypeAlias = tuple[tuple[set[str], type[SagazTieringError], str], ...]
+_MEANS: Final[_Means] = (
     # A 503 that lasts hours.
     ({"GlacierExpeditedRetrievalNotAvailable"}, ObjectStoreError, "ask again with the tier Standard"),
     (
@@ -71,6 +72,9 @@ _MEANS: Final[tuple[tuple[set[str], type[SagazTieringError], str], ...]] = (
     ),
     ({"InsufficientStorage", "InsufficientCapacity", "XMinioStorageFull", "StorageFull"}, BucketUnusable, _FULL_HINT),
     ({"NotImplemented", "MissingContentMD5", "MissingContentLength"}, ObjectStoreError, _FEATURE_HINT),
+)
+"""Codes that mean one thing whatever the status: our error, and its hint."""
+_MEANS_UNLESS_BUSY: Final[_Means] = (
     ({"RequestTimeTooSkewed"}, BucketUnusable, "set this machine's clock (NTP); S3 refuses requests 15 minutes off"),
     (
         {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"},
@@ -78,7 +82,7 @@ _MEANS: Final[tuple[tuple[set[str], type[SagazTieringError], str], ...]] = (
         "bytes changed on the way, or the store hashes wrongly: try checksums",
     ),
 )
-"""Codes that mean one thing whatever the status: our error, and its hint."""
+"""The same, but where the status says that asking again may help."""
 
 _PERMISSIONS = {
     "HeadBucket": "s3:ListBucket",
@@ -229,9 +233,8 @@ def _answered(exc: sdk.ClientError, asked: Asked, options: S3Options) -> SagazTi
 
 def _refused(exc: sdk.ClientError, code: str, said: str, asked: Asked, options: S3Options) -> SagazTieringError:
     status = int(exc.response["ResponseMetadata"].get("HTTPStatusCode", 0))
-    for codes, kind, hint in _MEANS:
-        if code in codes:
-            return kind(said, hint=hint.format(bucket=options.bucket))
+    if (known := _meant(_MEANS, code, said, options)) is not None:
+        return known
     if "Quota" in code:
         return BucketUnusable(said, hint=_FULL_HINT.format(bucket=options.bucket))
     if code.startswith("KMS."):
@@ -240,15 +243,24 @@ def _refused(exc: sdk.ClientError, code: str, said: str, asked: Asked, options: 
         return ObjectStoreError(said, hint=_FEATURE_HINT)
     if status == 409 and asked.operation in _WRITES:
         return ColdTierUnavailable(f"{said} (HTTP 409)", hint="something else changes that key or bucket: try again")
-    if code in _REGION or status in (301, 307):
-        return BucketUnusable(said, hint=_region_hint(exc, options))
     if status >= 500 or status == 429 or code in _BUSY or "Throttl" in code:
         return ColdTierUnavailable(f"{said} (HTTP {status})", hint=_reach_hint(options))
+    if code in _REGION or status in (301, 307):
+        return BucketUnusable(said, hint=_region_hint(exc, options))
+    if (known := _meant(_MEANS_UNLESS_BUSY, code, said, options)) is not None:
+        return known
     return (
         AccessRefused(said, hint=_permission_hint(asked, said, options))
         if status in (401, 403)
         else ObjectStoreError(said)
     )
+
+
+def _meant(means: _Means, code: str, said: str, options: S3Options) -> SagazTieringError | None:
+    for codes, kind, hint in means:
+        if code in codes:
+            return kind(said, hint=hint.format(bucket=options.bucket))
+    return None
 
 
 def _kms_failed(code: str, said: str, options: S3Options) -> SagazTieringError:
