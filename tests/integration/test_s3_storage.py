@@ -553,12 +553,16 @@ async def test_removal_spares_what_was_saved_anew_where_if_match_is_passed_over(
         assert await ids_of(storage) == [number(0)]
 
 
-@pytest.mark.parametrize("code", ["NotImplemented", "PreconditionFailed"])
-async def test_expiry_works_on_stores_without_conditional_deletes(relay: Relay, bucket: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "code"), [(501, "NotImplemented"), (405, "MethodNotAllowed"), (412, "PreconditionFailed")]
+)
+async def test_expiry_works_on_stores_without_conditional_deletes(
+    relay: Relay, bucket: str, status: int, code: str
+) -> None:
     """Those that do not know `If-Match`, and those that compare it with an unquoted ETag."""
 
     async def meddle(request: Request) -> Answer | None:
-        return xml_error(501 if code == "NotImplemented" else 412, code) if "if-match" in request.headers else None
+        return xml_error(status, code) if "if-match" in request.headers else None
 
     clock = VirtualClock(NOW)
     async with storage_at(relay.endpoint, bucket, clock=clock) as storage:

@@ -405,13 +405,18 @@ async def test_put_that_meets_conflicts_alone_says_that_trying_later_may_help() 
         assert len(server.seen("PUT")) > 1
 
 
-async def test_store_without_conditional_writes_still_refuses_a_taken_key(s3_server: S3Server) -> None:  # noqa: F811
+LACKING = [xml_error(501, "NotImplemented"), xml_error(405, "MethodNotAllowed")]
+"""What stores answer that do not do such things at all."""
+
+
+@pytest.mark.parametrize("refusal", LACKING)
+async def test_store_without_conditional_writes_still_refuses_a_taken_key(refusal: Answer, s3_server: S3Server) -> None:  # noqa: F811
     """Where `If-None-Match` is not implemented, the store looks first, and asks for it only once."""
     bucket = await s3_server.make_bucket()
 
     async def script(request: Request) -> Reply:
         if "if-none-match" in request.headers:
-            return xml_error(501, "NotImplemented")
+            return refusal
         return await forward(request, s3_server.endpoint)
 
     async with ScriptedServer(script) as server, opened(server.endpoint, bucket) as store:
@@ -669,7 +674,7 @@ async def test_restore_asks_for_the_days_and_the_tier() -> None:
         assert b"<Tier>Expedited</Tier>" in server.requests[0].body
 
 
-@pytest.mark.parametrize("refusal", [xml_error(501, "NotImplemented"), xml_error(405, "MethodNotAllowed")])
+@pytest.mark.parametrize("refusal", LACKING)
 @pytest.mark.parametrize("reads", [True, False])
 async def test_restore_that_the_store_does_not_know(refusal: Answer, reads: bool) -> None:
     """Where there is no RestoreObject, bytes that can be read are readable; others are not called so."""
@@ -920,14 +925,14 @@ async def test_delete_returns_the_failures_per_key() -> None:
         assert [(failure.key, failure.reason) for failure in failures] == [("b", "AccessDenied locked")]
 
 
-@pytest.mark.parametrize("code", ["MissingContentMD5", "NotImplemented"])
-async def test_delete_works_on_stores_without_batches(code: str, s3_server: S3Server) -> None:  # noqa: F811
+@pytest.mark.parametrize("refusal", [xml_error(400, "MissingContentMD5"), *LACKING])
+async def test_delete_works_on_stores_without_batches(refusal: Answer, s3_server: S3Server) -> None:  # noqa: F811
     """Where DeleteObjects is refused, keys go one by one."""
     bucket = await s3_server.make_bucket()
 
     async def script(request: Request) -> Reply:
         if "?delete" in request.target:
-            return xml_error(400 if code == "MissingContentMD5" else 501, code)
+            return refusal
         if request.method == "DELETE" and request.target.endswith("locked.pack"):
             return xml_error(403, "AccessDenied")
         return await forward(request, s3_server.endpoint)
