@@ -129,8 +129,20 @@ class Surveys(Repository):
 
 def group_of(pack: Pack) -> PackGroup:
     """One pack as the planner sees it."""
-    sizes = {"packs": 1, "bytes": pack.byte_size, "snapshots": pack.live_count, "packed": pack.snapshot_count}
-    return of_row(PackGroup, asdict(pack), bucket=bucket_of(pack.object_key), **sizes)
+    return PackGroup(
+        policy=pack.policy,
+        storage_class=pack.storage_class,
+        bucket=bucket_of(pack.object_key),
+        retention_revision=pack.retention_revision,
+        packs=1,
+        bytes=pack.byte_size,
+        snapshots=pack.live_count,
+        packed=pack.snapshot_count,
+        min_created_at=pack.min_created_at,
+        max_clock_at=pack.max_clock_at,
+        class_since=pack.class_since,
+        next_expiry_at=pack.next_expiry_at,
+    )
 
 
 def _by_pack(rows: Sequence[Any]) -> dict[int, dict[str, int]]:
