@@ -28,9 +28,10 @@ from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "durable")
-NAMES: Final = ("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at")
-"""What `names_of` tells."""
-_PUT: Final = (*NAMES, "retention_until", "saved_at", "expires_at", "due_at", "body_crc", "spilled", "attributes")
+_PUT: Final = (
+    *("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at", "retention_until"),
+    *("saved_at", "expires_at", "due_at", "body_crc", "spilled", "attributes"),
+)
 """What a row to put has before its value."""
 _SAVED_AT, _SPILLED = _PUT.index("saved_at"), _PUT.index("spilled")
 
@@ -315,8 +316,17 @@ def row_to_put(
     meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, fallback: bool
 ) -> tuple[Any, ...]:
     """What `_PUT` names, and the value."""
-    times = moment(meta.retention_us), from_micros(meta.saved_us), moment(expires_us), moment(due_us)
-    return (*names_of(meta), *times, meta.body_crc, fallback, to_column(meta.attributes) or None, value)
+    return (
+        *names_of(meta),
+        moment(meta.retention_us),
+        from_micros(meta.saved_us),
+        moment(expires_us),
+        moment(due_us),
+        meta.body_crc,
+        fallback,
+        to_column(meta.attributes) or None,
+        value,
+    )
 
 
 async def put_rows(conn: Connection | Database, rows: Sequence[tuple[Any, ...]]) -> Sequence[Any]:

@@ -16,18 +16,17 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.durable import NAMES, meta_of, names_of, put_rows, row_to_put, versions
+from sagaz_tiering.catalog.durable import meta_of, put_rows, row_to_put, versions
 from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment, share_archive
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection
-from sagaz_tiering.drivers.postgresql.queries import load, recordset, to_column
+from sagaz_tiering.drivers.postgresql.queries import json_rows, load, to_column
 from sagaz_tiering.errors import StatementRefused
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
 _SQL = load(__package__, "hot_saves")
-_NOTED: Final = (*NAMES, "saved_at", "expires_at", "attributes", "retention_until")
 _NOTE_LOCK: Final = 0x5A6A7A04
 """With a number below 32 by the snapshot's id, transaction-scoped: noting saves shares it, deleting takes it alone."""
 _HOT_TIER = load(__package__, "hot_tier")
@@ -64,15 +63,24 @@ class HotSaves(Repository):
     async def note(self, metas: Sequence[SnapshotMeta], expiries_us: Sequence[int | None]) -> int:
         """Each snapshot once; an older save than what is noted changes nothing. Returns `HotTierState.changes`."""
         rows = [
-            (
-                *(*names_of(meta), from_micros(meta.saved_us), moment(expires_us)),
-                *(to_column(meta.attributes) or None, moment(meta.retention_us) or "infinity"),
-            )
+            {
+                "snapshot_id": meta.snapshot_id,
+                "saga_id": meta.saga_id,
+                "saga_name": to_column(meta.saga_name),
+                "step_name": to_column(meta.step_name),
+                "step_index": meta.step_index,
+                "status": to_column(meta.status),
+                "created_at": from_micros(meta.created_us),
+                "saved_at": from_micros(meta.saved_us),
+                "expires_at": moment(expires_us),
+                "attributes": to_column(meta.attributes) or None,
+                "retention_until": "infinity" if meta.retention_us is None else from_micros(meta.retention_us),
+            }
             for meta, expires_us in zip(metas, expiries_us, strict=True)
         ]
         async with self._db.transaction() as conn:
             await conn.execute(_SQL["begin_notes"], _NOTE_LOCK, [meta.snapshot_id for meta in metas])
-            return int(await conn.fetchval(_SQL["note"], recordset(_NOTED, rows)))
+            return int(await conn.fetchval(_SQL["note"], json_rows(rows)))
 
     async def note_each(self, metas: Sequence[SnapshotMeta], expiries_us: Sequence[int | None]) -> int | None:
         """As `note`. What PostgreSQL would refuse for ever is told in the log, and holds up no other."""

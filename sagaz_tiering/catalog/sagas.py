@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import naming
-from sagaz_tiering.catalog.leases import Lease, Repository, columns, fenced, micros, moment
+from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
@@ -156,10 +156,12 @@ def end_of(row: Any, status: str = "status", attributes: str = "attributes") -> 
     )
 
 
-def _columns(ends: Mapping[UUID, SagaEnd]) -> list[list[Any]]:
-    rows = (
-        (from_micros(end.created_us), end.step_index, saga_id, end.snapshot_id, to_column(end.status), end.attributes)
-        for saga_id, end in ends.items()
+def _columns(ends: Mapping[UUID, SagaEnd]) -> tuple[Sequence[Any], ...]:
+    return (
+        [from_micros(end.created_us) for end in ends.values()],
+        [end.step_index for end in ends.values()],
+        list(ends),
+        [end.snapshot_id for end in ends.values()],
+        [to_column(end.status) for end in ends.values()],
+        [to_column(end.attributes) or None for end in ends.values()],
     )
-    *others, attributes = columns(6, rows)
-    return [*others, [to_column(text) or None for text in attributes]]
