@@ -223,8 +223,10 @@ class SnapshotTree:
         found = list[FileCopy]()
         for saga_id in dict.fromkeys(filter(None, sagas)):
             with suppress(FileNotFoundError, NotADirectoryError), opened(self._layout.saga(saga_id)) as folder:
-                looked = ((suffix, folder.state(snapshot_name(snapshot_id, suffix))) for suffix in SUFFIXES)
-                states = {suffix: state for suffix, state in looked if state is not None}
+                states: dict[str, FileState] = {}
+                for suffix in SUFFIXES:
+                    if suffix not in states and (state := folder.state(snapshot_name(snapshot_id, suffix))) is not None:
+                        states[suffix] = state
                 found += [FileCopy(saga_id, suffix, state) for suffix, state in states.items()]
         return sorted(found, key=lambda copy: (copy.state.mtime_ns, copy.suffix))
 
