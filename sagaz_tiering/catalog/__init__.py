@@ -13,7 +13,7 @@ from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.catalog.erasures import Erasures
 from sagaz_tiering.catalog.find import Find
-from sagaz_tiering.catalog.history import Audit, History, Quarantine, Spending
+from sagaz_tiering.catalog.history import Audit, History, Spending
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.hot_saves import HotSaves, KnownHotTier
 from sagaz_tiering.catalog.journal import Journal
@@ -22,6 +22,7 @@ from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.mark import Ownership
 from sagaz_tiering.catalog.packs import Packs
 from sagaz_tiering.catalog.packs_anew import Compaction, Reindexed
+from sagaz_tiering.catalog.quarantine import Quarantine
 from sagaz_tiering.catalog.replays import Replays
 from sagaz_tiering.catalog.restores import Restores
 from sagaz_tiering.catalog.saga_keys import SagaKeys
@@ -30,7 +31,7 @@ from sagaz_tiering.catalog.surveys import CatalogTotals, PackList, Surveys
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 
-_SQL = load(__package__, "jobs")
+_SQL = load(__package__, "history")
 
 
 class Catalog:

@@ -18,14 +18,15 @@ from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import JournalEntry, note
-from sagaz_tiering.catalog.leases import Lease, Repository, columns, fenced, of_row
+from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import Repository, columns, of_row
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load(__package__, "catch_up")
+_SQL = load(__package__, "catching_up")
 _ROWS_OF_SAGA = load(__package__, "erasures")["rows_of_saga"]
 _PAGE = 1000
 _TOLD = ("hold", "release", "delete", "forget", "keys_created", "key_destroyed")

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.leases import Lease, Repository, of_row
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.terminal import document

@@ -19,7 +19,8 @@ import asyncpg
 
 from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
-from sagaz_tiering.catalog.leases import Lease, Repository, columns, fenced, micros, moment
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import Repository, columns, micros, moment
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, recordset, to_column

@@ -14,8 +14,9 @@ from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.holds import Holds, NearCopy
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.leases import Repository, of_row, share_archive
+from sagaz_tiering.catalog.leases import share_archive
 from sagaz_tiering.catalog.locations import Doomed, remove
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.value import read_meta

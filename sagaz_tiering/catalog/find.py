@@ -19,8 +19,8 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.attributes import key_of
-from sagaz_tiering.catalog.leases import Repository, micros
 from sagaz_tiering.catalog.patterns import expression
+from sagaz_tiering.catalog.rows import Repository, micros
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import ANY

@@ -18,8 +18,8 @@ import asyncpg
 
 from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.erasures import note_late_pack
-from sagaz_tiering.catalog.leases import columns
 from sagaz_tiering.catalog.locations import buried
+from sagaz_tiering.catalog.rows import columns
 from sagaz_tiering.catalog.saga_keys import keys_there
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database

@@ -1,28 +1,24 @@
 """What the jobs and the operators did, and what came of it.
 
-Last runs per job, and which policy texts were in force since when; what failed again and again; what was spent; and who
-changed something in the console.
+Last runs per job, and which policy texts were in force since when (`History`); what was spent (`Spending`); and who
+changed something in the console (`Audit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import orjson
 
-from sagaz_tiering.catalog.leases import Repository, of_row
-from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
+from sagaz_tiering.catalog.rows import Repository, of_row
+from sagaz_tiering.drivers.postgresql.queries import load, to_column
 
-_SQL = load(__package__, "jobs")
+_SQL = load(__package__, "history")
 _AUDIT = load(__package__, "audit")
 NEWEST = 2**63 - 1
 _TEXTS = ("who", "address", "action", "subject", "reason", "outcome")
-_QUARANTINE = load(__package__, "quarantine")
-BUDGET = 5
-"""Failures after which an item is left alone."""
 _SPENDING = load(__package__, "spending")
 
 
@@ -135,56 +131,6 @@ class Audit(Repository):
     async def page(self, limit: int, before: int = NEWEST) -> list[AuditEntry]:
         """The newest first, before an id."""
         return [of_row(AuditEntry, row, *_TEXTS) for row in await self._db.fetch(_AUDIT["page"], before, limit)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined:
-    """`kind`: pack, object, snapshot or claim (of a pack that contradicts another).
-
-    `state`: FAILING (tried again), QUARANTINED (left alone) or DROPPED.
-    """
-
-    kind: str
-    item: str
-    reason: str
-    attempts: int
-    state: str
-    first_seen: datetime
-    last_seen: datetime
-
-
-class Quarantine(Repository):
-    """The table `quarantine`."""
-
-    async def record(self, kind: str, item: str, reason: str, now: datetime, *, budget: int = BUDGET) -> None:
-        """It failed once more; after `budget` failures it is left alone."""
-        await self._db.execute(_QUARANTINE["record"], kind, to_column(item), to_column(reason), now, budget)
-
-    async def resolve(self, kind: str, item: str) -> bool:
-        """It works; True if it was listed."""
-        return await self._db.execute(_QUARANTINE["resolve"], kind, to_column(item)) > 0
-
-    async def items(
-        self, limit: int, *, dropped_too: bool = False, behind: tuple[datetime, str] | None = None
-    ) -> list[Quarantined]:
-        """The newest first; `behind` the one that was last seen then and is called that (`kind/item`)."""
-        at, name = behind or (None, None)
-        column = None if name is None else to_column(name)
-        rows = await self._db.fetch(_QUARANTINE["items"], dropped_too, limit, at, column)
-        return [of_row(Quarantined, row, "item", "reason") for row in rows]
-
-    async def left_alone(self, kind: str, items: Sequence[str]) -> set[str]:
-        """Of these, the ones that jobs do not touch."""
-        rows = await self._db.fetch(_QUARANTINE["left_alone"], kind, list(map(to_column, items))) if items else []
-        return {from_column(row["item"]) for row in rows}
-
-    async def retry(self, item: str) -> bool:
-        """Try it again; False if it is not listed."""
-        return await self._db.execute(_QUARANTINE["set_state"], to_column(item), "FAILING") > 0
-
-    async def drop(self, item: str) -> bool:
-        """Do not report it any more; nothing is deleted. False if it is not listed."""
-        return await self._db.execute(_QUARANTINE["set_state"], to_column(item), "DROPPED") > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

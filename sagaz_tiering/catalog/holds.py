@@ -16,8 +16,8 @@ from uuid import UUID, uuid4
 import orjson
 
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.patterns import expressions
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import checked_text, from_column, load, to_column

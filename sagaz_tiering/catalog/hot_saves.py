@@ -17,7 +17,8 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import meta_of, put_rows, row_to_put, versions
-from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment, share_archive
+from sagaz_tiering.catalog.leases import Lease, fenced, share_archive
+from sagaz_tiering.catalog.rows import Repository, micros, moment
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import json_rows, load, to_column

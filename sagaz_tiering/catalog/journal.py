@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from sagaz_tiering.catalog.leases import Repository
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import load
 

@@ -1,4 +1,4 @@
-"""Leases with a fencing epoch: who may change what now; and what every repository of the catalog stands on.
+"""Leases with a fencing epoch: who may change what now.
 
 A holder renews in the background; a holder that was paused past its lease finds out inside its next
 transaction (`fenced`), not after it. The database's clock decides, so hosts may disagree about the time.
@@ -7,26 +7,18 @@ transaction (`fenced`), not after it. The database's clock decides, so hosts may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from uuid import UUID
+from typing import Final
 
 from sagaz_tiering import metrics
-from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
-from sagaz_tiering.drivers.postgresql.queries import from_column, load
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, LeaseLost
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.storage_class import StorageClass
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
 _SQL = load(__package__, "leases")
 _log = Logger(__name__)
 ARCHIVE_LOCK: Final = 0x5A6A7A02
@@ -70,53 +62,11 @@ async def share_archive(conn: Connection) -> None:
     await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
 
 
-class Repository:
-    """Asks one database, which it neither opens nor closes."""
+class Leases:
+    """Acquire, renew, release, and the check inside transactions."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-
-    async def _change(self, lease: Lease, query: str, *args: Any) -> int:
-        """One statement while the lease is ours; how many rows it touched. Raises LeaseLost."""
-        async with fenced(self._db, lease) as conn:
-            return affected(await conn.execute(query, *args))
-
-    async def _ids(self, query: str, *args: Any, conn: Connection | None = None) -> set[UUID]:
-        """The snapshots that one statement tells."""
-        return {row["snapshot_id"] for row in await (conn or self._db).fetch(query, *args)}
-
-
-@cache
-def _names_of(kind: type[T]) -> frozenset[str]:
-    return frozenset(field.name for field in fields(kind))
-
-
-def of_row(kind: type[T], row: Any, *texts: str, **others: Any) -> T:
-    """The value of a row; `texts`: columns that `to_column` made (or NULL), `others`: fields that no column has."""
-    values = {name: row[name] for name in _names_of(kind) if name not in others and name in row} | others
-    values |= {name: from_column(values[name]) for name in texts if values[name] is not None}
-    if values.get("storage_class") is not None:
-        values["storage_class"] = StorageClass(values["storage_class"])
-    return kind(**values)
-
-
-def columns(count: int, rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
-    """Rows of so many values as parallel arrays."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]
-
-
-def moment(us: int | None) -> datetime | None:
-    """Microseconds since 1970 as a column value."""
-    return None if us is None else from_micros(us)
-
-
-def micros(at: datetime | None) -> int | None:
-    """What `moment` was given."""
-    return None if at is None else to_micros(at)
-
-
-class Leases(Repository):
-    """Acquire, renew, release, and the check inside transactions."""
 
     async def acquire(self, name: str, owner: str, ttl: timedelta) -> Lease | None:
         """The lease under a new epoch, or None while somebody holds it."""

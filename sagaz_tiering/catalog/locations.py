@@ -12,7 +12,8 @@ from sagaz_tiering.catalog.durable import lock_rows, naming
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.leases import Repository, columns, micros, of_row, share_archive
+from sagaz_tiering.catalog.leases import share_archive
+from sagaz_tiering.catalog.rows import Repository, columns, micros, of_row
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import from_micros, to_micros

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from sagaz_tiering.catalog.leases import Repository, of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CorruptData, ObjectNotFound
 from sagaz_tiering.objects.base import ObjectStore
@@ -25,7 +25,7 @@ from sagaz_tiering.objects.base import ObjectStore
 OWNER_KEY = "owner.json"
 MOST_BYTES = 64 * 2**10
 """A mark has 300 bytes; a larger object is none."""
-_SQL = load(__package__, "owner")
+_SQL = load(__package__, "mark")
 REMEMBERED = 16
 """So many of the catalog's own last nonces are known."""
 

@@ -17,7 +17,8 @@ from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.frame_index import check_keys, dead_among, insert_places, steps_of
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
-from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment, of_row
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import Repository, micros, moment, of_row
 from sagaz_tiering.catalog.sagas import note_archived, promise_anew
 from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected

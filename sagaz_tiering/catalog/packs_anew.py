@@ -13,8 +13,9 @@ from uuid import UUID
 from sagaz_tiering.catalog.durable import versions
 from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.frame_index import insert_frames
-from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, of_row
+from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import Repository, micros, of_row
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.errors import LeaseLost

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from sagaz_tiering.catalog.leases import Repository
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.codec import typed_json
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, replay_of_row, replay_row, to_column
 from sagaz_tiering.errors import CorruptRecord

@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.locations import FrameLocation, frame_location
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.patterns import expressions
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected

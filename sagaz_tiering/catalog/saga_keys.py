@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.leases import Repository, columns, of_row
+from sagaz_tiering.catalog.rows import Repository, columns, of_row
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.keys.master import KeyTotals, WrappedKey

@@ -14,7 +14,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import naming
-from sagaz_tiering.catalog.leases import Lease, Repository, fenced, micros, moment
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import Repository, micros, moment
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column

@@ -13,8 +13,8 @@ from uuid import UUID
 
 import orjson
 
-from sagaz_tiering.catalog.leases import Repository, columns, of_row
 from sagaz_tiering.catalog.packs import RULED, Pack
+from sagaz_tiering.catalog.rows import Repository, columns, of_row
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import Policy
 from sagaz_tiering.costs.economics import bucket_of

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.leases import Repository, of_row
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load(__package__, "verify")
+_SQL = load(__package__, "verification")
 _PACKS = 1000
 _SNAPSHOTS = 200_000
 """One range: so many packs, or so many snapshots and one pack more."""
