@@ -15,6 +15,7 @@ import pytest
 from test_architecture import ROOMS
 
 from sagaz_tiering.cli.app import _COMMANDS, _GROUPS
+from sagaz_tiering.jobs import JOBS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sagaz_tiering"
@@ -179,6 +180,14 @@ def test_commands_are_where_their_room_says() -> None:
     text = ast.get_docstring(ast.parse((PACKAGE / "cli" / "commands" / "__init__.py").read_text())) or ""
     told = {name: module for module, names in VERBS.findall(text) for name in names.split(", ")}
     assert told == _COMMANDS | _GROUPS
+
+
+def test_jobs_room_tells_what_several_jobs_share() -> None:
+    """The second part of its docstring names every module that is no job, and nothing else."""
+    room = PACKAGE / "jobs"
+    text = (ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or "").split("\n\n")[1]
+    modules = {path.stem for path in room.glob("[!_]*") if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(CODED.findall(text)) == modules - {job.module.partition(".")[0] for job in JOBS.values()}
 
 
 def test_orders_of_writes_are_where_the_map_says() -> None:

@@ -1,5 +1,10 @@
 """The jobs: one verb per module or folder, each a plan and an ordered run. `JOBS` is the only registry.
 
+The modules and folders that it names are jobs, the others what several share: `context` (what a job is given
+and gives back), `times` (when one starts and ends), `ownership` (who may write under the prefix), `claims` (which sagas
+one has), `journal` (what the bucket is told), `mending` (what is put right first), `put_back` (between Redis and
+PostgreSQL), `pack_objects` (packs in the object store), `dictionary_copies` and `attributes` (of what is packed).
+
 What moves data lists the order of writes in its docstring, and what a crash after each leaves.
 They never delete a copy before the next one is durable, verified and committed, and never without the lease.
 """

@@ -1,4 +1,4 @@
-"""What is put right before a job goes on: what something else wrote, and what Redis was not told of.
+"""Before a job goes on: foreign entries are set aside, deletions and erasures end in Redis, holds are marked there.
 
 What something else wrote into Redis, or into a row, is named in the quarantine item by item, so that the rest goes on.
 An entry of an index that can be none of ours is taken out of it, and stays in the quarantine with its bytes. A value

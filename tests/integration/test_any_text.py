@@ -22,12 +22,12 @@ from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import SagazTieringError, StatementRefused
 from sagaz_tiering.exports.verify import verify_export
+from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.operations.status import take_stock
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage import PostgreSQLSnapshotStorage
 
 SPECIAL = ("\x00", "\ud800", "\udfff", "\\u0000", "\\", '"', "\x1f", "\x1e", "\n", "\u2028", "\U0010ffff", "'", "=")
-JOBS = ("age", "transition", "expire", "restore", "reconcile", "scrub", "collect", "compact")
 ATTRIBUTES = [{"name": "tenant", "path": "tenant"}, {"name": "secret", "path": "secret", "hashed": True}]
 
 
