@@ -68,6 +68,9 @@ class InMemorySnapshotStorage(StandaloneStorage):
             self._bytes = 0
             self._of_saga: dict[UUID, list[tuple[int, int, int]]] = {}
             """The order keys of each saga's snapshots, sorted."""
+            self._expiries: list[tuple[int, UUID]] = []
+            """When snapshots end, sorted, each with its id."""
+            self._replays_of_saga: dict[UUID, set[UUID]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,7 +85,7 @@ class InMemorySnapshotStorage(StandaloneStorage):
         """Remove what is past its retention; how many."""
         now_us = self._now_us()
         with _alone:
-            expired = [each for each, stored in self._snapshots.items() if not stored.is_live(now_us)]
+            expired = [each for _, each in self._expiries[: bisect_left(self._expiries, (now_us + 1, UUID(int=0)))]]
         return await self._remove_all(expired, lambda stored: not stored.is_live(now_us))
 
     def get_storage_info(self) -> dict[str, Any]:
@@ -146,10 +149,13 @@ class InMemorySnapshotStorage(StandaloneStorage):
                     yield await _decoded(stored)
 
     async def _save_replay(self, record: ReplayRecord) -> None:
-        created_us = to_micros(datetime.fromisoformat(record["created_at"]))
+        replay_id, created_us = UUID(record["replay_id"]), to_micros(datetime.fromisoformat(record["created_at"]))
         replay = _Replay(created_us, UUID(record["original_saga_id"]), replay_bytes(record))
         with _alone:
-            self._replay_records[UUID(record["replay_id"])] = replay
+            if (old := self._replay_records.get(replay_id)) is not None:
+                self._replays_of_saga[old.saga_id].discard(replay_id)
+            self._replays_of_saga.setdefault(replay.saga_id, set()).add(replay_id)
+            self._replay_records[replay_id] = replay
 
     async def _replay(self, replay_id: UUID) -> ReplayRecord | None:
         replay = self._replay_records.get(replay_id)
@@ -157,11 +163,10 @@ class InMemorySnapshotStorage(StandaloneStorage):
 
     async def _replays_of(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[ReplayRecord]:
         with _alone:
-            of_saga = [
-                (each.created_us, i, each) for i, each in self._replay_records.items() if each.saga_id == saga_id
-            ]
+            of_saga = [(self._replay_records[each], each) for each in self._replays_of_saga.get(saga_id, ())]
+        of_saga.sort(key=lambda each: (each[0].created_us, each[1]), reverse=True)
         found = []
-        for at, (_, replay_id, replay) in enumerate(sorted(of_saga, reverse=True)[:wanted]):
+        for at, (replay, replay_id) in enumerate(of_saga[:wanted]):
             await _yield_to_loop(at)
             found += gaps.readable([attempted(replay_id, replay_of_bytes, replay.data)])
         return found
@@ -193,6 +198,8 @@ class InMemorySnapshotStorage(StandaloneStorage):
 
     def _add(self, stored: _Stored) -> None:
         insort(self._of_saga.setdefault(stored.meta.saga_id, []), stored.meta.order_key)
+        if stored.meta.retention_us is not None:
+            insort(self._expiries, (stored.meta.retention_us, stored.meta.snapshot_id))
         self._snapshots[stored.meta.snapshot_id] = stored
         self._bytes += len(stored.value)
 
@@ -206,6 +213,8 @@ class InMemorySnapshotStorage(StandaloneStorage):
             del keys[bisect_left(keys, stored.meta.order_key)]
             if not keys:
                 del self._of_saga[stored.meta.saga_id]
+            if stored.meta.retention_us is not None:
+                del self._expiries[bisect_left(self._expiries, (stored.meta.retention_us, snapshot_id))]
             self._bytes -= len(stored.value)
             return True
 

@@ -6,7 +6,9 @@ import asyncio
 import inspect
 import random
 import threading
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 from support.snapshots import BEGUN, SAGA, make, number, replay, save_all
 from support.tiers import NOW
@@ -40,6 +42,27 @@ async def test_two_storages_share_nothing() -> None:
     one, other = InMemorySnapshotStorage(), InMemorySnapshotStorage()
     await one.save_snapshot(make(1))
     assert await other.get_snapshot(number(1)) is None
+
+
+async def test_what_has_ended_and_replays_of_a_saga_are_found_without_looking_at_all() -> None:
+    """However much there is beside them."""
+
+    class NotWalked(dict[Any, Any]):
+        def __iter__(self) -> Iterator[Any]:
+            raise AssertionError("all of them are looked at")
+
+        items = values = __iter__  # type: ignore[assignment]  # nobody gets that far
+
+    storage = InMemorySnapshotStorage(clock=VirtualClock(NOW))
+    ended = make(3, created_at=NOW - timedelta(days=9), retention_until=NOW - timedelta(days=1))
+    await save_all(storage, [make(1), make(2, saga_id=number(7)), ended])
+    for at in range(3):
+        await storage.save_replay_log(replay(at, original_saga_id=number(7 + at // 2)))
+    await storage.save_replay_log(replay(1, original_saga_id=number(8)))
+    storage._snapshots, storage._replay_records = NotWalked(storage._snapshots), NotWalked(storage._replay_records)
+    assert [len(await storage.list_replays(number(of))) for of in (6, 7, 8)] == [0, 1, 2]
+    assert await storage.delete_expired_snapshots() == 1
+    assert await storage.delete_expired_snapshots() == 0
 
 
 async def test_information_counts_what_is_held() -> None:
