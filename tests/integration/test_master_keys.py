@@ -409,13 +409,12 @@ async def test_policy_needs_a_master_key_in_the_configuration(tmp_path: Path) ->
 async def test_missing_library_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a section `encryption` and without `cryptography` nothing opens; without the section nothing needs it."""
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    settings = encrypted("postgresql://127.0.0.1:1/x", "redis://127.0.0.1:1/0", tmp_path)
+    places = {"database": "postgresql://127.0.0.1:1/x", "redis_url": "redis://127.0.0.1:1/0", "cold": tmp_path / "cold"}
+    settings = encrypted(places)
     with pytest.raises(MissingDependencyError) as refused:
         async with open_runtime(settings):
             pass
     assert refused.value.package == "cryptography"
-    clear = encrypted(
-        "postgresql://127.0.0.1:1/x", "redis://127.0.0.1:1/0", tmp_path, encryption=None, policies=POLICIES[1:]
-    )
+    clear = encrypted(places, encryption=None, policies=POLICIES[1:])
     async with open_runtime(clear):
         pass

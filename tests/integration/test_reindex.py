@@ -14,7 +14,7 @@ import pytest
 from support.attributes import ATTRIBUTES, ORDER_ID, columns, found_by, in_frames, order, saga
 from support.encrypted import POLICIES, aged, encrypted, key_file, save_all
 from support.servers import fresh_database
-from support.tiers import DAY, Product, product, rebuilt_from_bucket, rule
+from support.tiers import DAY, Places, Product, product, rebuilt_from_bucket, rule
 
 from sagaz_tiering.codec.value import attributed, read_header, read_meta
 from sagaz_tiering.config.model import TieringConfig
@@ -34,15 +34,15 @@ NAMES = ("order-a", "parcel", "fast")
 class Shop:
     """Sagas that were saved before any attribute was configured: packed ones, and ones that are not due yet."""
 
-    def __init__(self, database: str, redis_url: str, folder: Path) -> None:
-        self.args = (database, redis_url, folder)
+    def __init__(self, places: Places) -> None:
+        self.places = places
         self.packed: list[SagaSnapshot] = []
         self.near: list[SagaSnapshot] = []
         self.now: datetime | None = None
 
     def settings(self, database: str = "", **sections: Any) -> TieringConfig:
-        first, *rest = self.args
-        return encrypted(database or first, *rest, policies=KEEP, **{"attributes": ATTRIBUTES, **sections})
+        places = {**self.places, "database": database or self.places["database"]}
+        return encrypted(places, policies=KEEP, **{"attributes": ATTRIBUTES, **sections})
 
     async def fill(self) -> None:
         async with product(self.settings(attributes=())) as shop:
@@ -68,10 +68,10 @@ class Shop:
 
 
 @pytest.fixture
-async def before(database: str, redis_url: str, tmp_path: Path) -> Shop:
+async def before(places: Places, tmp_path: Path) -> Shop:
     """Filled, and closed."""
     key_file(tmp_path)
-    shop = Shop(database, redis_url, tmp_path)
+    shop = Shop(places)
     await shop.fill()
     return shop
 
