@@ -49,7 +49,7 @@ catalog: {{url: "{postgres_url}"}}
 policies: [{{name: all, match: {{}}, move: [{{to: STANDARD_IA, after: {after}}}]}}]
 schedule: {{age: {{every: 200ms}}}}
 jobs: {{batch_sagas: 4}}
-daemon: {{port: {port}, shutdown_grace: 15s}}
+daemon: {{port: {port}, shutdown_grace: 5m}}
 {more}
 """
         )

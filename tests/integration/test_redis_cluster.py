@@ -315,7 +315,7 @@ async def test_sentinel_leads_to_the_next_primary(clock: VirtualClock) -> None:
         async with watched_primary(folder) as watched, RedisSnapshotStorage(watched.url, clock=clock) as storage:
             await save_all(storage, [make(1), make(2)])
             await storage._get_redis().wait(1, 5000)
-            watched.primary.kill()
+            await watched.lose_primary()
             await until_saved(storage, make(3))
             assert await ids_of(storage) == [number(1), number(2), number(3)]
 

@@ -131,7 +131,7 @@ async def test_primary_dies_and_saves_and_reads_go_on(watched: Watched, database
             await save(snapshot)
         await shop.run("age")  # so that the jobs' connection is there too
         await replicated(watched)
-        watched.primary.kill()
+        await watched.lose_primary()
 
         for snapshot in (*durable[2:4], *fast[2:4]):
             await save(snapshot)
@@ -293,7 +293,7 @@ async def test_storage_on_its_own_follows_such_an_address_too(watched: Watched) 
 async def test_replica_that_a_sentinel_still_names_is_not_read(watched: Watched) -> None:
     """A Sentinel that was cut off: what a replica says may be old, so nobody is told it."""
     await watched.ask_sentinel("SENTINEL", "REMOVE", "primary")
-    await watched.watch(watched.primary, down_after="60000")
+    await watched.watch(watched.primary)
     async with hot_tier(watched) as hot:
         assert await hot.get(uuid4()) is None
         await redis_do(watched.replica.url, "REPLICAOF", "NO", "ONE")
@@ -309,7 +309,7 @@ async def test_primary_that_hangs_up_is_asked_a_few_times(watched: Watched) -> N
     await watched.ask_sentinel("SENTINEL", "REMOVE", "primary")
     url = watched.url.replace(f":{watched.primary.password}@", "")
     async with hanging_up() as server, RedisSnapshotStorage(url) as storage:
-        await watched.watch(server, down_after="600000")
+        await watched.watch(server)
         with pytest.raises(HotTierUnavailable):
             await storage.get_snapshot(uuid4())
         assert 0 < len([said for said in server.said if b"sentinel-" not in said]) < 20
@@ -481,8 +481,8 @@ async def test_doctor_looks_at_the_primary_and_at_the_sentinels(
     async def is_down() -> bool:
         return "s_down" in repr(await watched.ask_sentinel("SENTINEL", "MASTERS"))
 
-    for server in (watched.replica, watched.primary):
-        server.kill()
+    watched.replica.kill()
+    await watched.lose_primary()
     await until(is_down)
     found = await levels(watched.url)
     text = f"{HOST}:{watched.sentinel.port}: no primary ({HOST}:{port} is down)"

@@ -111,13 +111,16 @@ class Watched:
         """What the Sentinel answers."""
         return await redis_do(f"redis://{HOST}:{self.sentinel.port}", *command)
 
-    async def watch(self, server: PlainRedis | HangingUp, *, down_after: str = "500") -> None:
-        """Have the Sentinel watch `server` as the primary; it counts as down after so many milliseconds."""
+    async def watch(self, server: PlainRedis | HangingUp) -> None:
+        """Have the Sentinel watch `server` as the primary.
+
+        It does not count as down soon: a busy machine lets a server wait for longer than a second.
+        """
         await self.ask_sentinel("SENTINEL", "MONITOR", SERVICE, HOST, str(server.port), "1")
         # On a busy machine a Sentinel may find no replica good enough: by default it tries again in six minutes.
         for option, value in (
             ("auth-pass", self.primary.password),
-            ("down-after-milliseconds", down_after),
+            ("down-after-milliseconds", "600000"),
             ("failover-timeout", "3000"),
         ):
             await self.ask_sentinel("SENTINEL", "SET", SERVICE, option, value)
@@ -127,8 +130,12 @@ class Watched:
         await self.ask_sentinel("SENTINEL", "REMOVE", SERVICE)
         await redis_do(self.replica.url, "REPLICAOF", "NO", "ONE")
         await redis_do(self.primary.url, "REPLICAOF", HOST, str(self.replica.port))
-        # Not soon: a busy machine lets a server wait for longer than it takes to count as down.
-        await self.watch(self.replica, down_after="60000")
+        await self.watch(self.replica)
+
+    async def lose_primary(self) -> None:
+        """Kill it, and have the Sentinel notice soon."""
+        await self.ask_sentinel("SENTINEL", "SET", SERVICE, "down-after-milliseconds", "500")
+        self.primary.kill()
 
 
 @asynccontextmanager
