@@ -24,6 +24,7 @@ from sagaz_tiering.errors import WrongEventLoop
 from sagaz_tiering.jobs import run_job
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.policy import Policy
+from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
 
 pytestmark = pytest.mark.guarantee("G13")
 
@@ -126,3 +127,42 @@ async def test_embedded_servers_that_run_serve_every_loop(data_dir: Path, tmp_pa
         await in_thread(lambda: storage.save_snapshot(make(2)))
         assert await storage.get_snapshot(number(2)) == make(2)
     assert not is_held(data_dir)
+
+
+async def test_cancelled_caller_ends_whatever_it_waits_for(shop: Product, redis_url: str) -> None:
+    """One cancellation is enough, whenever it comes: who asks again and again in the background stops."""
+    runtime = shop.runtime
+    await shop.storage.save_snapshot(make(1))
+    async with RedisSnapshotStorage(redis_url, "alone:") as alone:
+        await alone.save_snapshot(make(1))
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            runtime.hot.connection.ping,
+            runtime.hot.connection.time,
+            lambda: runtime.hot.values(SAGA, 5),
+            lambda: runtime.db.fetch("SELECT 1"),
+            lambda: shop.storage.list_snapshots(SAGA),
+            lambda: alone.list_snapshots(SAGA),
+            lambda: alone.get_snapshot(number(1)),
+        ]
+        for call in calls:
+            await call()
+            for turns in range(12):
+                assert await ends(call, turns), f"{call} went on, cancelled after {turns} turns of the loop"
+
+
+async def ends(call: Callable[[], Awaitable[Any]], turns: int) -> bool:
+    """Whether a task that calls for ever ends by being cancelled once, after so many turns of the loop."""
+
+    async def call_for_ever() -> None:
+        while True:
+            await call()
+
+    task = asyncio.create_task(call_for_ever())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    _, left = await asyncio.wait((task,), timeout=60)
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=0.01)
+    return not left

@@ -93,8 +93,13 @@ class RedisClient:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Any]:
-        """The client, for calls on connections of the pool; waits as the options say; driver errors as ours."""
-        opened = self._open()
+        """The client, for calls on connections of the pool; waits as the options say; driver errors as ours.
+
+        A caller that is cancelled meanwhile hears of it: the driver sends by asyncio.wait_for, which forgets that in
+        Python 3.11 where what was sent is just gone, and who asks again and again would never end.
+        """
+        opened, task = self._open(), asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         async with opened.places:
             with _IN_USE.track_inprogress(), self._errors():
                 async with asyncio.timeout(self._call_s):
@@ -102,6 +107,8 @@ class RedisClient:
                         async with opened.first_use:  # the driver's own first use is not safe for several callers
                             await opened.client.initialize()
                     yield opened.client
+        if task is not None and task.cancelling() > cancelled:
+            raise asyncio.CancelledError
 
     async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """What a script answers, on a connection of the pool."""
