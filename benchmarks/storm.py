@@ -47,6 +47,8 @@ APPLICATIONS, DAEMONS = 2, 3
 LEASE_S = 4
 UNNOTED_S = 3.0
 """A `hot` save may be lost without anybody knowing for so long: the second until it is noted, on a busy machine."""
+QUIET_S = 8.0
+"""Without faults at the beginning and at the end."""
 REST_S = 300.0
 START_S = 40.0
 """So long a process may take to be at work before it is killed all the same;"""
@@ -93,6 +95,8 @@ class Storm:
     until: float = 0.0
     rest_s: tuple[float, float] = (2.0, 6.0)
     """Between two faults; from the shortest to the longest."""
+    kinds: int = 0
+    """It goes on until there were faults of so many kinds."""
 
     async def run(self) -> None:
         """Everybody at once, until the time is over; then nobody is left."""
@@ -107,10 +111,12 @@ class Storm:
             group.create_task(self._go_on())
 
     async def _go_on(self) -> None:
-        """A busy machine gets more time: until a daemon has become ready, ten times as long at most."""
+        """A busy machine gets more time: until a daemon was ready and all kinds were met, ten times as long at most."""
         last = self.until + 9 * self.seconds
-        while not self.counts["daemon starts that became ready"] and (now := time.monotonic()) < last:
-            self.until = max(self.until, now + self.rest_s[1])
+        while (now := time.monotonic()) < last:
+            if self.counts["daemon starts that became ready"] and len(self.faults) >= self.kinds:
+                break
+            self.until = max(self.until, now + QUIET_S)
             await asyncio.sleep(self.rest_s[0])
 
     async def _applications(self, number: int) -> None:
@@ -176,8 +182,8 @@ class Storm:
             name: fault for name, fault in self.weather.faults().items() if any(word in name for word in self.only)
         }
         order: list[str] = []
-        await self._sleep(8)
-        while time.monotonic() < self.until - 8:
+        await self._sleep(QUIET_S)
+        while (left := self.until - time.monotonic()) > QUIET_S or (left > 0 and len(self.faults) < self.kinds):
             if not order:
                 order = list(kinds)
                 chance.shuffle(order)
@@ -395,13 +401,18 @@ def is_passed(verdict: dict[str, int]) -> bool:
 
 
 async def storm(
-    seconds: float, seed: int, folder: Path, only: Sequence[str] = ("",), rest_s: tuple[float, float] = (2.0, 6.0)
+    seconds: float,
+    seed: int,
+    folder: Path,
+    only: Sequence[str] = ("",),
+    rest_s: tuple[float, float] = (2.0, 6.0),
+    kinds: int = 0,
 ) -> tuple[dict[str, int], list[str]]:
     """The whole of it: the table by row, and examples of what was not right."""
     folder.chmod(0o711)
     os.environ["STORM_BEGAN_US"] = str(time.time_ns() // 1000)
     async with prepared(folder, seconds, seed, only) as (run, direct):
-        run.rest_s = rest_s
+        run.rest_s, run.kinds = rest_s, kinds
         await run.run()
         story = Story(sorted(folder.glob("application-*.log")), run.killed_at)
         clock = ShiftedClock()
