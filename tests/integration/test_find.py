@@ -337,6 +337,9 @@ async def test_names_that_no_saga_has_go(opened: Any) -> None:
         assert await names() == {"n1", "n3"}
         await save(shop, of(10, saga_name="n2"))
         assert await found(shop, saga_name=["n[12]"]) == [saga(10), saga(9)]
+        await shop.storage.cleanup_saga(saga(9))
+        await shop.run("collect")
+        assert await names() == {"n1", "n2", "n3"}, "it is unused since now"
 
 
 async def test_patterns_look_at_the_names_that_begin_so(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:

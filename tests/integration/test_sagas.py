@@ -203,6 +203,26 @@ async def test_sagas_of_an_earlier_version_are_known_before_and_after_they_are_f
         assert [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)] == told
 
 
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+async def test_save_of_a_saga_that_is_not_filled_in_yet_leaves_it_where_it_began(opened: Any, durability: str) -> None:
+    """Its row is the first that there is of the saga, and tells the whole of it."""
+    async with opened(durability) as shop:
+
+        async def row() -> Any:
+            shop.clock.advance(timedelta(seconds=3))
+            await shop.storage.note_hot_saves()
+            return await shop.runtime.db.fetchrow("SELECT * FROM sagaz_tiering.sagas WHERE saga_id = $1", SAGA)
+
+        await saved(shop, "executing", "executing")
+        before = await row()
+        await shop.runtime.db.execute("DELETE FROM sagaz_tiering.sagas")
+        await shop.runtime.db.execute("UPDATE sagaz_tiering.sagas_filled SET up_to = $1", UUID(int=0))
+        [end] = await saved(shop, "completed", first=2)
+        after = await row()
+        assert (after["place"], after["name_id"]) == (before["place"], before["name_id"])
+        assert (after["end_id"], after["status"]) == (end.snapshot_id, "completed")
+
+
 async def test_running_saga_keeps_no_more_hot_than_it_may(opened: Any) -> None:
     """A saga that never ends: its older part moves after `running_at_most`, and all answers are as before."""
     async with opened(running_at_most="10d") as shop:
