@@ -317,6 +317,17 @@ async def test_more_names_than_are_looked_up_by_themselves(opened: Any) -> None:
         assert await found(shop, saga_name="x" * 999 + "*") == [saga(900)]
 
 
+async def test_saves_that_are_told_together_count_each_for_its_saga(opened: Any) -> None:
+    """In one statement, one is the newest of its saga, another is earlier than all that was known of its own."""
+    async with opened("hot") as shop:
+        await save(shop, make(3, saga_id=saga(1)), make(13, saga_id=saga(2)))
+        await save(shop, make(4, saga_id=saga(1), status="failed"), make(10, saga_id=saga(2)))
+        assert await found(shop, status="failed") == [saga(1)]
+        for first, begun in ((3, saga(1)), (10, saga(2))):
+            at = make(first).created_at
+            assert await found(shop, created=(at, at + timedelta(microseconds=1))) == [begun]
+
+
 async def test_names_that_no_saga_has_go(opened: Any) -> None:
     """An hour after that was noted, unless one has it again; the same name later is found as any."""
     async with opened() as shop:
