@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -128,7 +129,8 @@ def test_every_command_with_a_question_is_tried() -> None:
     walk(typer.main.get_command(make_app()))
     assert asks == set(COMMANDS)
     folder = Path(stderr.__file__).parent
-    assert [path.name for path in folder.glob("*.py") if "typer.confirm" in path.read_text()] == []
+    asking = re.compile(r"\b(?:typer|click)\.(?:confirm|prompt)\b|\binput\(")
+    assert [path.name for path in folder.rglob("*.py") if asking.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_user_without_a_name_is_named_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
